@@ -1,0 +1,362 @@
+//! Convolution and its input-gradient as matrix products over gathered pixels.
+//!
+//! Both are the same thing: every pixel of the result gathers pixels of the source at fixed offsets (*taps*) and
+//! multiplies them with a matrix `[taps·source channels, result channels]`. The input-gradient of a strided
+//! convolution falls apart into stride² *phases*, each an unstrided gather with the taps that reach it, so that no
+//! product with an inserted zero is ever formed.
+
+use std::sync::Arc;
+
+use super::{Base, Cpu, Shared, Target, View, Workers};
+use crate::backend::{ConvGeom, Variant, WeightRef};
+use crate::net::{Param, Shape};
+
+/// Which way a weight is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// What a prepared convolution is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct ConvKey {
+    pub g: ConvGeom,
+    pub weight: WeightRef,
+    pub direction: Direction,
+}
+
+/// Taps in one row of the source, next to each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct TapRow {
+    dy: isize,
+    dx: isize,
+    count: usize,
+}
+
+/// Result pixels `(origin + step·q)` that gather the same taps.
+#[derive(Debug, Clone)]
+struct Phase {
+    origin: [usize; 2],
+    step: [usize; 2],
+    /// Rows and columns of pixels in this phase.
+    h: usize,
+    w: usize,
+    /// Source pixel of tap `(dy, dx)` for pixel `q`: `stride·q + (dy, dx)`.
+    stride: [usize; 2],
+    taps: Vec<TapRow>,
+    /// First element of this phase's matrix.
+    weight: usize,
+    /// Rows of that matrix.
+    depth: usize,
+}
+
+/// A piece of work whose shape depends on the layer alone: pixels and channels of one phase of one sample.
+#[derive(Debug, Clone)]
+struct Unit {
+    phase: usize,
+    pixels: std::ops::Range<usize>,
+    channels: std::ops::Range<usize>,
+}
+
+/// A convolution prepared for one geometry, weight and direction.
+pub(super) struct ConvKernel {
+    source: Shape,
+    result: Shape,
+    phases: Vec<Phase>,
+    units: Vec<Unit>,
+    weight: Arc<[f32]>,
+}
+
+/// What is done to a product on its way into the result.
+enum Epilogue<'a> {
+    Forward { bias: Option<(&'a [f32], Variant)>, relu: bool },
+    Backward { mul: Option<View<'a>> },
+}
+
+impl Cpu {
+    /// Prepares a convolution; returns the scratch memory that it needs, in elements.
+    pub(super) fn prepare_conv(&mut self, g: ConvGeom, weight: WeightRef, direction: Direction) -> usize {
+        let param = self.graph.param(weight.param);
+        let kernel = self.convs.entry(ConvKey { g, weight, direction }).or_insert_with(|| {
+            let phases = match direction {
+                Direction::Forward => forward_phases(&g),
+                Direction::Backward => backward_phases(&g),
+            };
+            let pack = || match direction {
+                Direction::Forward => param.weight.iter().map(|w| weight.variant.of(*w)).collect(),
+                Direction::Backward => pack_backward(param, &g, weight.variant),
+            };
+            let packed = self.packed.entry((weight, direction)).or_insert_with(pack).clone();
+            let (source, result) = match direction {
+                Direction::Forward => (g.x, g.y),
+                Direction::Backward => (g.y, g.x),
+            };
+            let units = units(&phases, result.c);
+            ConvKernel { source, result, phases, units, weight: packed }
+        });
+        kernel.scratch()
+    }
+}
+
+fn forward_phases(g: &ConvGeom) -> Vec<Phase> {
+    let [kh, kw] = g.window.kernel;
+    let [pad_y, pad_x] = g.window.pad.map(|p| p as isize);
+    let taps = (0..kh).map(|ky| TapRow { dy: ky as isize - pad_y, dx: -pad_x, count: kw }).collect();
+    let (h, w, depth) = (g.y.h, g.y.w, kh * kw * g.x.c);
+    vec![Phase { origin: [0, 0], step: [1, 1], h, w, stride: g.window.stride, taps, weight: 0, depth }]
+}
+
+/// Kernel positions along an axis that reach input pixels `≡ origin (mod stride)`, in ascending order of the output
+/// pixel they come from, with its offset.
+fn reaching(origin: usize, kernel: usize, stride: usize, pad: usize) -> Vec<(usize, isize)> {
+    let reaches = |k: &usize| (origin + pad) % stride == k % stride;
+    let offset = |k: usize| (k, (origin as isize + pad as isize - k as isize) / stride as isize);
+    (0..kernel).rev().filter(reaches).map(offset).collect()
+}
+
+fn backward_phases(g: &ConvGeom) -> Vec<Phase> {
+    let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
+    let mut phases = Vec::with_capacity(sy * sx);
+    let mut weight = 0;
+    for oy in 0..sy {
+        for ox in 0..sx {
+            let cols = reaching(ox, kw, sx, px);
+            let row = |(_, dy): (usize, isize)| cols.first().map(|c| TapRow { dy, dx: c.1, count: cols.len() });
+            let taps: Vec<TapRow> = reaching(oy, kh, sy, py).into_iter().filter_map(row).collect();
+            let depth = taps.len() * cols.len() * g.y.c;
+            let (h, w) = (g.x.h.saturating_sub(oy).div_ceil(sy), g.x.w.saturating_sub(ox).div_ceil(sx));
+            phases.push(Phase { origin: [oy, ox], step: [sy, sx], h, w, stride: [1, 1], taps, weight, depth });
+            weight += depth * g.x.c;
+        }
+    }
+    phases
+}
+
+/// The matrices `[taps·outputs, inputs]` of all phases, one after the other.
+fn pack_backward(param: &Param, g: &ConvGeom, variant: Variant) -> Arc<[f32]> {
+    let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
+    let (i, o) = (param.inputs, param.outputs);
+    let mut packed = Vec::with_capacity(param.weight.len());
+    for oy in 0..sy {
+        for ox in 0..sx {
+            for (ky, _) in reaching(oy, kh, sy, py) {
+                for (kx, _) in reaching(ox, kw, sx, px) {
+                    let tap = &param.weight[(ky * kw + kx) * i * o..][..i * o];
+                    for oc in 0..o {
+                        packed.extend((0..i).map(|ic| variant.of(tap[ic * o + oc])));
+                    }
+                }
+            }
+        }
+    }
+    packed.into()
+}
+
+/// Cuts the work of one sample into units: pixel tiles whose gathered matrix stays in a core's second-level cache, and
+/// channel tiles where there are too few pixels to keep several cores busy with one sample.
+fn units(phases: &[Phase], channels: usize) -> Vec<Unit> {
+    const GATHERED: usize = 400_000;
+    const FEW: usize = 4;
+    const MIN_CHANNELS: usize = 64;
+    const MAX_CHANNELS: usize = 512;
+    let mut units = Vec::new();
+    for (index, phase) in phases.iter().enumerate() {
+        let pixels = phase.h * phase.w;
+        let tile = (GATHERED / phase.depth.max(1)).clamp(96, 512);
+        let tiles = pixels.div_ceil(tile);
+        let tile = pixels.div_ceil(tiles.max(1)).next_multiple_of(8);
+        let splits = FEW.div_ceil(tiles.max(1) * phases.len()).min(channels.div_ceil(MIN_CHANNELS));
+        let width = channels.div_ceil(splits.max(1)).next_multiple_of(16).min(MAX_CHANNELS);
+        for start in (0..pixels).step_by(tile) {
+            for channel in (0..channels).step_by(width) {
+                units.push(Unit {
+                    phase: index,
+                    pixels: start..(start + tile).min(pixels),
+                    channels: channel..(channel + width).min(channels),
+                });
+            }
+        }
+    }
+    units
+}
+
+impl ConvKernel {
+    pub(super) fn forward(
+        &self,
+        workers: &Workers,
+        x: View<'_>,
+        bias: Option<(&[f32], Variant)>,
+        base: Base<'_>,
+        relu: bool,
+        y: Target<'_>,
+    ) {
+        self.run(workers, x, &Epilogue::Forward { bias, relu }, base, y);
+    }
+
+    pub(super) fn backward(
+        &self,
+        workers: &Workers,
+        dy: View<'_>,
+        mul: Option<View<'_>>,
+        base: Base<'_>,
+        dx: Target<'_>,
+    ) {
+        self.run(workers, dy, &Epilogue::Backward { mul }, base, dx);
+    }
+
+    fn run(&self, workers: &Workers, source: View<'_>, epilogue: &Epilogue<'_>, base: Base<'_>, y: Target<'_>) {
+        let (count, lanes, len) = (y.count(), y.lanes, y.len);
+        let result = Shared(y.data.as_mut_ptr());
+        workers.each(count * self.units.len(), |i| {
+            let (b, unit) = (i / self.units.len(), &self.units[i % self.units.len()]);
+            let mut scratch = workers.scratch();
+            let base = match base {
+                Base::From(view) => Some(Some(view.of(b, lanes))),
+                Base::InPlace => Some(None),
+                Base::Zero => None,
+            };
+            let mul = match epilogue {
+                Epilogue::Backward { mul } => mul.map(|m| m.of(b, lanes)),
+                Epilogue::Forward { .. } => None,
+            };
+            self.unit(unit, source.of(b, lanes), &mut scratch, epilogue, base, mul, Shared(result.at(b * len)));
+        });
+    }
+
+    /// `base`: no term to add, a term in the result's memory, or a term elsewhere.
+    #[allow(clippy::too_many_arguments)]
+    fn unit(
+        &self,
+        unit: &Unit,
+        source: &[f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue<'_>,
+        base: Option<Option<&[f32]>>,
+        mul: Option<&[f32]>,
+        result: Shared,
+    ) {
+        let phase = &self.phases[unit.phase];
+        let (m, n, k) = (unit.pixels.len(), unit.channels.len(), phase.depth);
+        let (product, gathered) = scratch.split_at_mut(m * n);
+        let a = if self.is_pointwise(phase) {
+            &source[unit.pixels.start * k..]
+        } else {
+            self.gather(phase, unit.pixels.clone(), source, gathered);
+            &gathered[..m * k]
+        };
+        let b = &self.weight[phase.weight + unit.channels.start..];
+        let b = Matrix { data: b, row: self.result.c, col: 1 };
+        let a = Matrix { data: a, row: k, col: 1 };
+        let place = |pixel: usize| {
+            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
+            let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
+            (y * self.result.w + x) * self.result.c + unit.channels.start
+        };
+        // SAFETY: `at..at + n` lies in this sample's result, and no other unit has these pixels and channels.
+        let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
+        if let Epilogue::Forward { bias, relu } = epilogue {
+            for at in unit.pixels.clone().map(place) {
+                start(out(at), base.map(|add| add.map(|add| &add[at..at + n])));
+                if let Some((bias, variant)) = bias {
+                    let bias = &bias[unit.channels.clone()];
+                    out(at).iter_mut().zip(bias).for_each(|(o, b)| *o += variant.of(*b));
+                }
+            }
+            // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
+            unsafe { multiply_add(m, n, k, result.at(place(unit.pixels.start)), self.result.c, a, b) };
+            if *relu {
+                unit.pixels.clone().for_each(|pixel| out(place(pixel)).iter_mut().for_each(|o| *o = o.max(0.0)));
+            }
+            return;
+        }
+        product.fill(0.0);
+        matmul(m, n, k, product, a, b);
+        for (row, at) in product.chunks_exact_mut(n).zip(unit.pixels.clone().map(place)) {
+            if let Some(mul) = mul {
+                row.iter_mut().zip(&mul[at..at + n]).for_each(|(p, m)| *p *= m);
+            }
+            start(out(at), base.map(|add| add.map(|add| &add[at..at + n])));
+            out(at).iter_mut().zip(&*row).for_each(|(o, p)| *o += p);
+        }
+    }
+
+    /// The source itself is the gathered matrix: one tap, no stride, same size.
+    fn is_pointwise(&self, phase: &Phase) -> bool {
+        let one = TapRow { dy: 0, dx: 0, count: 1 };
+        phase.taps == [one] && phase.stride == [1, 1] && (phase.h, phase.w) == (self.source.h, self.source.w)
+    }
+
+    /// Copies the taps of each pixel into a row of `out`; taps outside the source are zero.
+    fn gather(&self, phase: &Phase, pixels: std::ops::Range<usize>, source: &[f32], out: &mut [f32]) {
+        let Shape { h, w, c } = self.source;
+        for (pixel, row) in pixels.zip(out.chunks_exact_mut(phase.depth.max(1))) {
+            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
+            let mut rest = row;
+            for taps in &phase.taps {
+                let (part, tail) = rest.split_at_mut(taps.count * c);
+                rest = tail;
+                let y = (phase.stride[0] * qy) as isize + taps.dy;
+                let x = (phase.stride[1] * qx) as isize + taps.dx;
+                let lo = (-x).clamp(0, taps.count as isize) as usize;
+                let hi = (w as isize - x).clamp(lo as isize, taps.count as isize) as usize;
+                if y < 0 || y >= h as isize || lo == hi {
+                    part.fill(0.0);
+                    continue;
+                }
+                let from = (y as usize * w + (x + lo as isize) as usize) * c;
+                part[..lo * c].fill(0.0);
+                part[lo * c..hi * c].copy_from_slice(&source[from..from + (hi - lo) * c]);
+                part[hi * c..].fill(0.0);
+            }
+        }
+    }
+
+    fn scratch(&self) -> usize {
+        let of = |u: &Unit| u.pixels.len() * (u.channels.len() + self.phases[u.phase].depth);
+        self.units.iter().map(of).max().unwrap_or(0)
+    }
+}
+
+/// What a row of a result starts from: zero, its own contents, or a term elsewhere.
+pub(super) fn start(out: &mut [f32], base: Option<Option<&[f32]>>) {
+    match base {
+        None => out.fill(0.0),
+        Some(None) => {}
+        Some(Some(add)) => out.copy_from_slice(add),
+    }
+}
+
+/// A matrix whose element `(i, j)` is `data[i·row + j·col]`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    pub data: &'a [f32],
+    pub row: usize,
+    pub col: usize,
+}
+
+/// `c += a·b` for a dense `[m, n]` matrix `c`, on the calling thread.
+pub(super) fn matmul(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    assert!(c.len() >= m * n, "matrix c too short");
+    // SAFETY: `c` holds m rows of n elements and is borrowed exclusively.
+    unsafe { multiply_add(m, n, k, c.as_mut_ptr(), n, a, b) }
+}
+
+/// `c += a·b` on the calling thread; rows of `c` lie `ldc` apart.
+///
+/// # Safety
+/// `c` must point to `m` such rows whose first `n` elements nothing else reads or writes meanwhile.
+unsafe fn multiply_add(m: usize, n: usize, k: usize, c: *mut f32, ldc: usize, a: Matrix<'_>, b: Matrix<'_>) {
+    if m * n * k == 0 {
+        return;
+    }
+    assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.col, "matrix a too short");
+    assert!(b.data.len() > (k - 1) * b.row + (n - 1) * b.col, "matrix b too short");
+    let i = |stride: usize| stride as isize;
+    let (ap, bp) = (a.data.as_ptr(), b.data.as_ptr());
+    let serial = gemm::Parallelism::None;
+    // SAFETY: `a` and `b` lie in their slices, as just checked; `c` is the caller's promise.
+    unsafe {
+        gemm::gemm(m, n, k, c, 1, i(ldc), true, ap, i(a.col), i(a.row), bp, i(b.col), i(b.row), 1.0, 1.0, false, false, false, serial);
+    }
+}

@@ -1,0 +1,104 @@
+//! Fully connected layers as matrix products over fixed blocks of samples.
+
+use super::conv::{Matrix, matmul, start};
+use super::{Base, Shared, Target, View, Workers};
+use crate::backend::Variant;
+use crate::net::Param;
+
+/// Samples of one product. A last block that is not full is padded, so that the bits of a sample's result do not
+/// depend on how many samples share the batch.
+const BLOCK: usize = 8;
+
+/// Results of one product; keeps its part of the weights within the cache.
+const TILE: usize = 128;
+
+/// Scratch memory that a layer needs, in elements.
+pub(super) fn scratch(param: &Param) -> usize {
+    BLOCK * (param.inputs.max(param.outputs) + TILE)
+}
+
+/// `y = relu?(W·x + bias + base)`, `weight` being `[outputs, inputs]`.
+pub(super) fn forward(
+    workers: &Workers,
+    weight: &[f32],
+    x: View<'_>,
+    bias: Option<(&[f32], Variant)>,
+    base: Base<'_>,
+    relu: bool,
+    y: Target<'_>,
+) {
+    let (inputs, outputs) = (x.len, y.len);
+    let finish = |channels: std::ops::Range<usize>, _: usize, row: &mut [f32]| {
+        if let Some((bias, variant)) = bias {
+            row.iter_mut().zip(&bias[channels]).for_each(|(o, b)| *o += variant.of(*b));
+        }
+    };
+    let matrix = |channel: usize| Matrix { data: &weight[channel * inputs..], row: 1, col: inputs };
+    blocks(workers, inputs, outputs, x, base, y, matrix, finish, relu);
+}
+
+/// `dx = mul ⊙ (Wᵀ·dy) + base`
+pub(super) fn backward(
+    workers: &Workers,
+    weight: &[f32],
+    dy: View<'_>,
+    mul: Option<View<'_>>,
+    base: Base<'_>,
+    dx: Target<'_>,
+) {
+    let (outputs, inputs, lanes) = (dy.len, dx.len, dx.lanes);
+    let finish = |channels: std::ops::Range<usize>, b: usize, row: &mut [f32]| {
+        if let Some(mul) = mul {
+            row.iter_mut().zip(&mul.of(b, lanes)[channels]).for_each(|(o, m)| *o *= m);
+        }
+    };
+    let matrix = |channel: usize| Matrix { data: &weight[channel..], row: inputs, col: 1 };
+    blocks(workers, outputs, inputs, dy, base, dx, matrix, finish, false);
+}
+
+#[allow(clippy::too_many_arguments)]
+fn blocks<'w>(
+    workers: &Workers,
+    depth: usize,
+    width: usize,
+    x: View<'_>,
+    base: Base<'_>,
+    y: Target<'_>,
+    matrix: impl Fn(usize) -> Matrix<'w> + Sync,
+    finish: impl Fn(std::ops::Range<usize>, usize, &mut [f32]) + Sync,
+    relu: bool,
+) {
+    let (count, lanes) = (y.count(), y.lanes);
+    let tiles = width.div_ceil(TILE);
+    let result = Shared(y.data.as_mut_ptr());
+    workers.each(count.div_ceil(BLOCK) * tiles, |i| {
+        let (first, channel) = (i / tiles * BLOCK, i % tiles * TILE);
+        let samples = first..(first + BLOCK).min(count);
+        let channels = channel..(channel + TILE).min(width);
+        let n = channels.len();
+        let mut scratch = workers.scratch();
+        let (rows, product) = scratch.split_at_mut(BLOCK * depth);
+        let product = &mut product[..BLOCK * n];
+        rows[samples.len() * depth..].fill(0.0);
+        for (row, b) in rows.chunks_exact_mut(depth).zip(samples.clone()) {
+            row.copy_from_slice(x.of(b, lanes));
+        }
+        product.fill(0.0);
+        matmul(BLOCK, n, depth, product, Matrix { data: rows, row: depth, col: 1 }, matrix(channel));
+        for (row, b) in product.chunks_exact_mut(n).zip(samples) {
+            finish(channels.clone(), b, row);
+            // SAFETY: these channels of sample `b` belong to this unit alone.
+            let out = unsafe { std::slice::from_raw_parts_mut(result.at(b * width + channel), n) };
+            let base = match base {
+                Base::Zero => None,
+                Base::InPlace => Some(None),
+                Base::From(view) => Some(Some(&view.of(b, lanes)[channels.clone()])),
+            };
+            start(out, base);
+            out.iter_mut().zip(&*row).for_each(|(o, p)| *o += p);
+            if relu {
+                out.iter_mut().for_each(|o| *o = o.max(0.0));
+            }
+        }
+    });
+}

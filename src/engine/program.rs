@@ -1,0 +1,275 @@
+//! Writing programs: registers for values, forward passes with fused epilogues, layout of registers in the arena.
+//!
+//! A method first writes what it does with the network's values and asks for those that it reads. The forward pass is
+//! written afterwards: values nobody asked for are fused into the step that consumes them or die with their last
+//! reader. What must be kept thus follows from the program and is declared nowhere.
+
+use std::collections::HashMap;
+
+use crate::backend::{
+    ALIGN, Access, AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Variant, WeightRef,
+};
+use crate::error::Result;
+use crate::net::{Graph, NodeId, Op, Shape};
+
+/// A value of a program, written once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reg(usize);
+
+#[derive(Debug, Clone, Copy)]
+struct RegInfo {
+    len: usize,
+    lanes: usize,
+    dtype: Dtype,
+    /// Where it lies, when it outlives the program.
+    fixed: Option<Slot>,
+}
+
+/// A program that is being written for one input size.
+pub struct Writer<'g> {
+    /// The network.
+    pub graph: &'g Graph,
+    /// Shape of every node's output.
+    pub shapes: Vec<Shape>,
+    /// Number of explained classes.
+    pub lanes: usize,
+    values: HashMap<NodeId, Reg>,
+    winners: HashMap<NodeId, Reg>,
+    regs: Vec<RegInfo>,
+    steps: Vec<Step<Reg>>,
+    node: String,
+}
+
+impl<'g> Writer<'g> {
+    /// Starts a program for inputs of `size` (rows, columns) and `lanes` classes.
+    ///
+    /// # Errors
+    /// When the input is too small for the network.
+    pub fn new(graph: &'g Graph, size: (usize, usize), lanes: usize) -> Result<Self> {
+        let shapes = graph.shapes(size.0, size.1)?;
+        let (values, winners) = (HashMap::new(), HashMap::new());
+        Ok(Self { graph, shapes, lanes, values, winners, regs: vec![], steps: vec![], node: String::new() })
+    }
+
+    /// Shape of a node's output.
+    pub fn shape(&self, node: NodeId) -> Shape {
+        self.shapes[node.0]
+    }
+
+    /// Names the node that the following steps work for.
+    pub fn at(&mut self, node: &str) {
+        self.node = node.into();
+    }
+
+    /// A new register of one lane a sample.
+    pub fn reg(&mut self, len: usize) -> Reg {
+        self.add(RegInfo { len, lanes: 1, dtype: Dtype::F32, fixed: None })
+    }
+
+    /// A new register of one lane a class.
+    pub fn class_reg(&mut self, len: usize) -> Reg {
+        self.add(RegInfo { len, lanes: self.lanes, dtype: Dtype::F32, fixed: None })
+    }
+
+    /// A new register like another one.
+    pub fn like(&mut self, like: Reg) -> Reg {
+        self.add(RegInfo { fixed: None, ..self.regs[like.0] })
+    }
+
+    /// A register for a value that lies outside the program.
+    pub fn fixed(&mut self, slot: Slot) -> Reg {
+        self.add(RegInfo { len: slot.len, lanes: slot.lanes, dtype: slot.dtype, fixed: Some(slot) })
+    }
+
+    fn add(&mut self, info: RegInfo) -> Reg {
+        self.regs.push(info);
+        Reg(self.regs.len() - 1)
+    }
+
+    /// The output of a node, kept as long as the program needs it.
+    pub fn value(&mut self, node: NodeId) -> Reg {
+        let node = self.resolve(node);
+        if let Some(reg) = self.values.get(&node) {
+            return *reg;
+        }
+        let reg = self.reg(self.shape(node).len());
+        self.values.insert(node, reg);
+        reg
+    }
+
+    /// Winners of a max pooling.
+    pub fn winners(&mut self, node: NodeId) -> Reg {
+        if let Some(reg) = self.winners.get(&node) {
+            return *reg;
+        }
+        let len = self.shape(node).len();
+        let reg = self.add(RegInfo { len, lanes: 1, dtype: Dtype::U8, fixed: None });
+        self.winners.insert(node, reg);
+        reg
+    }
+
+    /// Flattening a single pixel changes nothing: the node's value is its input's.
+    fn resolve(&self, node: NodeId) -> NodeId {
+        let Op::Flatten = self.graph.node(node).op else { return node };
+        let input = self.graph.node(node).inputs[0];
+        let shape = self.shape(input);
+        if shape.h * shape.w == 1 { self.resolve(input) } else { node }
+    }
+
+    /// Appends a step.
+    pub fn push(&mut self, instr: Instr<Reg>) {
+        self.steps.push(Step { node: self.node.clone(), instr });
+    }
+
+    /// Puts the forward pass, as far as values were asked for, before the steps written so far.
+    pub fn forward(&mut self) {
+        let rest = std::mem::take(&mut self.steps);
+        let asked: Vec<bool> = self.nodes().map(|n| self.values.contains_key(&n) || self.winners.contains_key(&n)).collect();
+        let mut needed = asked.clone();
+        for node in self.nodes().rev().filter(|n| self.resolve(*n) == *n) {
+            if needed[node.0] {
+                self.graph.node(node).inputs.iter().for_each(|i| needed[self.resolve(*i).0] = true);
+            }
+        }
+        let mut done = vec![false; needed.len()];
+        for node in self.nodes() {
+            if needed[node.0] && !done[node.0] {
+                self.forward_node(node, &asked, &mut done);
+            }
+        }
+        self.steps.extend(rest);
+    }
+
+    fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+        (0..self.graph.nodes().len()).map(NodeId)
+    }
+
+    /// Writes one node together with the nodes after it that fuse into it.
+    fn forward_node(&mut self, node: NodeId, asked: &[bool], done: &mut [bool]) {
+        let graph = self.graph;
+        self.at(&graph.node(node).name);
+        let inputs = &graph.node(node).inputs;
+        let (mut last, mut add, mut relu) = (node, None, false);
+        let only_reader = |n: NodeId| match graph.readers(n) {
+            [reader] if !asked[n.0] => Some(*reader),
+            _ => None,
+        };
+        if matches!(graph.node(node).op, Op::Conv { .. } | Op::Linear { .. } | Op::Add) {
+            while let Some(reader) = only_reader(last) {
+                match graph.node(reader).op {
+                    Op::Relu => (last, relu) = (reader, true),
+                    // The other term must exist already; the later one of two convolutions takes the earlier one in.
+                    Op::Add if last == node && !matches!(graph.node(node).op, Op::Add) => {
+                        let other = graph.node(reader).inputs.iter().copied().find(|i| *i != last);
+                        match other.filter(|o| done[self.resolve(*o).0]) {
+                            Some(other) => (last, add) = (reader, Some(self.value(other))),
+                            None => break,
+                        }
+                    }
+                    _ => break,
+                }
+                done[last.0] = true;
+                if relu {
+                    break;
+                }
+            }
+        }
+        done[node.0] = true;
+        let x = inputs.first().map(|i| self.value(*i));
+        let shape = |i: usize| self.shapes[inputs[i].0];
+        let out = self.shape(node);
+        let plain = |param| WeightRef { param, variant: Variant::Plain };
+        let bias = Some(Variant::Plain);
+        let instr = match (&graph.node(node).op, x) {
+            (Op::Conv { window, param }, Some(x)) => {
+                let g = ConvGeom { window: *window, x: shape(0), y: out };
+                Instr::Conv { g, w: plain(*param), bias, x, add, relu, y: self.value(last) }
+            }
+            (Op::Linear { param }, Some(x)) => {
+                Instr::Linear { w: plain(*param), bias, x, add, relu, y: self.value(last) }
+            }
+            (Op::Relu, Some(x)) => Instr::Relu { x, y: self.value(node) },
+            (Op::MaxPool(window), Some(x)) => {
+                let g = PoolGeom { window: *window, x: shape(0), y: out };
+                let index = self.winners.get(&node).copied();
+                Instr::MaxPool { g, x, y: self.value(node), index }
+            }
+            (Op::AvgPool(pool), Some(x)) => {
+                let g = AvgGeom { pool: *pool, x: shape(0), y: out };
+                Instr::AvgPool { g, x, y: self.value(node) }
+            }
+            (Op::Add, Some(a)) => Instr::Add { a, b: self.value(inputs[1]), relu, y: self.value(last) },
+            (Op::Flatten, Some(from)) => Instr::Flatten { x: shape(0), from, y: self.value(node) },
+            (_, _) => return, // the input, which the caller has written
+        };
+        self.push(instr);
+    }
+
+    /// Puts the unfolding of a working image of `image` (rows, columns) first: it gives the network's input.
+    pub fn unfold(&mut self, image: (usize, usize)) {
+        let y = self.value(NodeId(0));
+        self.steps.insert(0, Step { node: "unfold".into(), instr: Instr::Unfold { image, y } });
+    }
+
+    /// Lays the program out from byte `base` of the arena on, for batches of up to `batch` samples. Returns the
+    /// program and the first byte after it.
+    pub fn lay_out(&self, base: usize, batch: usize) -> (Vec<Step<Slot>>, usize) {
+        let mut last_use: HashMap<Reg, usize> = HashMap::new();
+        for (at, step) in self.steps.iter().enumerate() {
+            step.instr.clone().map(|reg, _| last_use.insert(reg, at));
+        }
+        let mut slots: Vec<Option<Slot>> = self.regs.iter().map(|r| r.fixed).collect();
+        let mut live: Vec<Reg> = vec![];
+        let mut end = base;
+        let bytes = |info: &RegInfo| (info.len * info.lanes * info.dtype.bytes() * batch).next_multiple_of(ALIGN);
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for (at, step) in self.steps.iter().cloned().enumerate() {
+            // A term added in place hands its memory on when nobody else reads it, here or later.
+            let mut reads: Vec<Reg> = vec![];
+            step.instr.clone().map(|reg, _| reads.push(reg));
+            let mut heir = None;
+            let instr = step.instr.map(|reg, access| {
+                let dies = self.regs[reg.0].fixed.is_none() && last_use[&reg] == at;
+                let once = reads.iter().filter(|r| **r == reg).count() == 1;
+                if access == Access::ReadInPlace && dies && once {
+                    heir = Some(reg);
+                }
+                if access == Access::Write && slots[reg.0].is_none() {
+                    let info = &self.regs[reg.0];
+                    let taken = heir.take().filter(|h| {
+                        let from = &self.regs[h.0];
+                        (from.len, from.lanes, from.dtype) == (info.len, info.lanes, info.dtype)
+                    });
+                    let offset = match taken.and_then(|h| slots[h.0]) {
+                        Some(slot) => slot.offset,
+                        None => {
+                            let used = live.iter().filter_map(|r| slots[r.0].map(|s| (s.offset, bytes(&self.regs[r.0]))));
+                            free_range(base, bytes(info), used.collect())
+                        }
+                    };
+                    end = end.max(offset + bytes(info));
+                    let (len, lanes, dtype) = (info.len, info.lanes, info.dtype);
+                    slots[reg.0] = Some(Slot { offset, len, lanes, dtype, scope: Scope::Batch });
+                    live.push(reg);
+                }
+                slots[reg.0].unwrap_or_else(|| unreachable!("register {reg:?} is read before it is written"))
+            });
+            live.retain(|r| last_use[r] > at);
+            steps.push(Step { node: step.node, instr });
+        }
+        (steps, end)
+    }
+}
+
+/// The smallest gap between used ranges that holds `size` bytes.
+fn free_range(base: usize, size: usize, mut used: Vec<(usize, usize)>) -> usize {
+    used.sort_unstable();
+    let (mut best, mut start) = (None, base);
+    for (offset, len) in used {
+        if offset >= start + size && best.is_none_or(|(gap, _)| offset - start < gap) {
+            best = Some((offset - start, start));
+        }
+        start = start.max(offset + len);
+    }
+    best.map_or(start, |(_, offset)| offset)
+}
