@@ -28,36 +28,42 @@ impl Arena {
     }
 }
 
-fn run(
-    c: &mut Criterion,
-    group: &str,
-    id: &str,
-    graph: &Arc<Graph>,
+/// One instruction on a batch.
+struct Case {
+    group: String,
+    id: String,
     instr: Instr<Slot>,
-    bytes: usize,
+    /// Bytes of the arena.
+    arena: usize,
     work: Throughput,
-    len: usize,
-) {
-    let plan = GridPlan::new(Grid::default(), 224, 224).unwrap();
-    let (resample, fold) = (plan.resample(&Preprocess::default()), plan.fold((11, 11), Weighting::Exp));
-    let image = seeded::picture(224, 224);
-    let batch = Batch { first: 0, len, image: &image, resample: &resample, fold: &fold };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut cpu = Cpu::new(graph.clone(), threads).unwrap();
-    let steps = [Step { node: id.into(), instr }];
-    cpu.reserve(bytes).unwrap();
-    cpu.prepare(&steps).unwrap();
-    let mut group = c.benchmark_group(group);
-    group.sample_size(10).throughput(work);
-    group.bench_function(id, |b| b.iter(|| cpu.run(&steps, &batch).unwrap()));
-    group.finish();
+    batch: usize,
+}
+
+impl Case {
+    fn run(self, c: &mut Criterion, graph: &Arc<Graph>) {
+        let plan = GridPlan::new(Grid::default(), 224, 224).unwrap();
+        let map = match self.instr {
+            Instr::Fold { map, .. } => map,
+            _ => (1, 1),
+        };
+        let (resample, fold) = (plan.resample(&Preprocess::default()), plan.fold(map, Weighting::Exp));
+        let image = seeded::picture(224, 224);
+        let batch = Batch { first: 0, len: self.batch, image: &image, resample: &resample, fold: &fold };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut cpu = Cpu::new(graph.clone(), threads).unwrap();
+        let steps = [Step { node: self.id.clone(), instr: self.instr }];
+        cpu.reserve(self.arena).unwrap();
+        cpu.prepare(&steps).unwrap();
+        let mut group = c.benchmark_group(self.group);
+        group.sample_size(10).throughput(self.work);
+        group.bench_function(self.id, |b| b.iter(|| cpu.run(&steps, &batch).unwrap()));
+        group.finish();
+    }
 }
 
 fn convolutions(c: &mut Criterion) {
     for name in ["resnet50", "vgg16"] {
-        let model = Model::named(name).unwrap();
-        let network = seeded::network(name, &seeded::neutral(name), seeded::gain);
-        let graph = Arc::new(network.graph);
+        let graph = Arc::new(seeded::network(name, &seeded::neutral(name), seeded::gain).graph);
         let shapes = graph.shapes(322, 322).unwrap();
         let mut seen = vec![];
         for (i, node) in graph.nodes().iter().enumerate() {
@@ -72,29 +78,33 @@ fn convolutions(c: &mut Criterion) {
             let macs = g.y.len() * g.x.c * window.kernel[0] * window.kernel[1] * BATCH;
             let w = WeightRef { param, variant: Variant::Plain };
             let forward = Instr::Conv { g, w, bias: Some(Variant::Plain), x, add: None, relu: true, y };
-            let work = Throughput::Elements(2 * macs as u64);
-            let group = format!("conv/{}", model.name);
-            run(c, &group, &format!("{}/forward", node.name), &graph, forward, arena.0, work.clone(), BATCH);
             let back = Instr::ConvBack { g, w, dy: y, mul: None, add: None, dx: x };
-            run(c, &group, &format!("{}/backward", node.name), &graph, back, arena.0, work, BATCH);
+            for (instr, direction) in [(forward, "forward"), (back, "backward")] {
+                let (group, id) = (format!("conv/{name}"), format!("{}/{direction}", node.name));
+                let work = Throughput::Elements(2 * macs as u64);
+                Case { group, id, instr, arena: arena.0, work, batch: BATCH }.run(c, &graph);
+            }
         }
     }
 }
 
 fn patches(c: &mut Criterion) {
+    const PATCHES: usize = 36;
     let (graph, _) = Model::named("resnet18").unwrap().blueprint(10, 8).unwrap();
     let graph = Arc::new(graph);
     let mut arena = Arena(0);
     let y = arena.slot(322 * 322 * 3, Scope::Batch);
-    let work = Throughput::Bytes(36 * 322 * 322 * 3 * 4);
-    run(c, "patches", "unfold", &graph, Instr::Unfold { image: (224, 224), y }, arena.0, work, 36);
+    let mut cases = vec![("unfold", Instr::Unfold { image: (224, 224), y }, arena.0, PATCHES * 322 * 322 * 3 * 4)];
     for (side, id) in [(11, "fold 11×11"), (322, "fold 322×322")] {
         let mut arena = Arena(0);
-        let maps = arena.slot(side * side, Scope::All);
-        let (p, y) = (arena.slot(1, Scope::All), arena.slot(224 * 224, Scope::Shared));
-        let work = Throughput::Bytes(36 * (side * side * 4) as u64);
-        let instr = Instr::Fold { maps, p, map: (11, 11), y };
-        run(c, "patches", id, &graph, instr, arena.0, work, 36);
+        let (maps, p) = (arena.slot(side * side, Scope::All), arena.slot(1, Scope::All));
+        let y = arena.slot(224 * 224, Scope::Shared);
+        let instr = Instr::Fold { maps, p, map: (side, side), y };
+        cases.push((id, instr, arena.0, (PATCHES * side * side + 224 * 224) * 4));
+    }
+    for (id, instr, arena, bytes) in cases {
+        let work = Throughput::Bytes(bytes as u64);
+        Case { group: "patches".into(), id: id.into(), instr, arena, work, batch: PATCHES }.run(c, &graph);
     }
 }
 

@@ -141,8 +141,8 @@ impl Builder {
 /// More threads than any machine has.
 const MAX_THREADS: usize = 1024;
 
-/// Plans that are kept for sizes seen before.
-const PLANS: usize = 4;
+/// Plans that are kept for sizes seen before. One more, and all are made anew: memory stays bounded whatever comes.
+const PLANS: usize = 8;
 
 enum Device {
     Cpu(Box<Engine<Cpu>>),
@@ -152,6 +152,12 @@ impl Device {
     fn plan(&mut self, request: &Request) -> Result<Plan> {
         match self {
             Self::Cpu(engine) => engine.plan(request),
+        }
+    }
+
+    fn forget(&mut self) {
+        match self {
+            Self::Cpu(engine) => engine.forget(),
         }
     }
 
@@ -324,10 +330,7 @@ impl Explainer {
         let planned = start.elapsed();
         let plan = &self.plans[0].1;
         let output = self.device.run(plan, &working.pixels, classes, progress)?;
-        let grid = match self.maps {
-            Maps::Plain => None,
-            Maps::Ucag | Maps::Both => Some(GridPlan::new(self.grid, working.h, working.w)?),
-        };
+        let grid = plan.grid().cloned();
         let mut explanation = self.assemble(output, working, grid);
         explanation.times.resize = resize;
         explanation.times.plan = planned - resize;
@@ -372,8 +375,11 @@ impl Explainer {
             wanted_batch: self.wanted_batch,
             exact_batch: self.exact_batch,
         };
+        if self.plans.len() == PLANS {
+            self.plans.clear();
+            self.device.forget();
+        }
         let plan = self.device.plan(&request)?;
-        self.plans.truncate(PLANS - 1);
         self.plans.insert(0, (key, plan));
         Ok(())
     }

@@ -70,13 +70,18 @@ impl<'a> Frame<'a> {
         Self::new(pixels, h, w, w.saturating_mul(3), PixelFormat::Rgb)
     }
 
+    /// As [`Frame::rgb`], for pixels that are known to be as many.
+    pub(crate) const fn packed(pixels: &'a [u8], h: usize, w: usize) -> Self {
+        Self { pixels, h, w, stride: w * 3, format: PixelFormat::Rgb }
+    }
+
     /// Rows and columns.
     pub fn size(&self) -> (usize, usize) {
         (self.h, self.w)
     }
 
     /// Red, green and blue of a row.
-    fn row(&self, y: usize) -> impl Iterator<Item = [u8; 3]> + 'a {
+    pub(crate) fn row(&self, y: usize) -> impl Iterator<Item = [u8; 3]> + 'a {
         let format = self.format;
         let row = &self.pixels[y * self.stride..][..self.w * format.bytes()];
         row.chunks_exact(format.bytes()).map(move |p| match format {
@@ -160,7 +165,8 @@ impl Working {
     }
 }
 
-fn rgb(frame: &Frame<'_>) -> Vec<u8> {
+/// All pixels of a frame, densely packed RGB.
+pub(crate) fn rgb(frame: &Frame<'_>) -> Vec<u8> {
     let mut pixels = Vec::with_capacity(frame.h * frame.w * 3);
     (0..frame.h).for_each(|y| pixels.extend(frame.row(y).flatten()));
     pixels

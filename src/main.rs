@@ -1,1 +1,7 @@
-fn main(){}
+//! `ucag-fast`: explains image classifiers from the command line.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(cli::run())
+}

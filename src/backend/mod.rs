@@ -4,7 +4,7 @@
 //! a program allocates nothing and can be captured once and replayed. Each backend matches all instructions, so a
 //! missing one does not compile.
 
-pub(crate) mod cpu;
+pub mod cpu;
 
 use crate::error::Result;
 use crate::grid::{FoldPlan, Resample};
@@ -148,7 +148,7 @@ pub enum Instr<R> {
     AvgPool { g: AvgGeom, x: R, y: R },
     /// `dx = mul ⊙ (poolᵀ dy) + add`
     AvgPoolBack { g: AvgGeom, dy: R, mul: Option<R>, add: Option<R>, dx: R },
-    /// `y = max(x, 0)`
+    /// `y = max(x, 0)`, see [`rectify`].
     Relu { x: R, y: R },
     /// `dx = dy · [y > 0] + add`, `y` being the rectifier's output
     ReluBack { y: R, dy: R, add: Option<R>, dx: R },
@@ -275,6 +275,9 @@ pub trait Backend: Send {
     /// When the device has not enough memory.
     fn prepare(&mut self, steps: &[Step<Slot>]) -> Result<()>;
 
+    /// Forgets what was prepared for programs, which will not run again. Weights stay resident.
+    fn forget(&mut self);
+
     /// Runs a program on one batch.
     ///
     /// # Errors
@@ -292,6 +295,11 @@ pub trait Backend: Send {
     /// # Errors
     /// When the device fails.
     fn read(&mut self, slot: &Slot, bytes: &mut [u8]) -> Result<()>;
+}
+
+/// max(v, 0), but what is no number stays so, as in torch: a rectifier must not hide that a network's values overflowed.
+pub fn rectify(v: f32) -> f32 {
+    if v < 0.0 { 0.0 } else { v }
 }
 
 /// `z + eps·sign(z)` with sign(0) = 1: bounds a quotient without changing the sign of its divisor (`divs` of

@@ -66,6 +66,11 @@ impl<B: Backend> Engine<B> {
         Ok(plan)
     }
 
+    /// Forgets all plans made so far.
+    pub(crate) fn forget(&mut self) {
+        self.backend.forget();
+    }
+
     /// Explains one working image. `classes`: the classes to explain, unless the plan is for the top ones. `progress`
     /// hears of every finished batch: patches done, patches in all.
     pub(crate) fn run(
@@ -96,7 +101,8 @@ impl<B: Backend> Engine<B> {
             let p = self.download(&stage.p, patches)?;
             self.check(&p, stage, image)?;
             let lanes = plan.classes.len;
-            output.patch_probabilities = (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect();
+            output.patch_probabilities =
+                (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect();
         }
         let start = Instant::now();
         if plan.plain {

@@ -144,6 +144,11 @@ impl Plan {
         Ok(Self { whole, patches, plain: request.plain, classes, probabilities, chunk, bytes })
     }
 
+    /// The grid of patches, where the image is unfolded.
+    pub fn grid(&self) -> Option<&GridPlan> {
+        self.patches.as_ref().map(|stage| &stage.grid)
+    }
+
     pub(super) fn stages(&self) -> impl Iterator<Item = &Stage> {
         std::iter::once(&self.whole).chain(&self.patches)
     }
@@ -190,8 +195,7 @@ impl<'g> Draft<'g> {
         };
         let fold = grid.fold(size, weighting);
         let result = fixed.place(fold.canvas.0 * fold.canvas.1, request.classes, Dtype::F32, None);
-        let fold_step =
-            Step { node: "fold".into(), instr: Instr::Fold { maps: map, p, map: size, y: result } };
+        let fold_step = Step { node: "fold".into(), instr: Instr::Fold { maps: map, p, map: size, y: result } };
         w.forward();
         w.unfold(grid.image);
         Ok(Self { writer: w, grid, fold, fold_step, p, result })

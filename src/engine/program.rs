@@ -6,9 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{
-    ALIGN, Access, AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Variant, WeightRef,
-};
+use crate::backend::{ALIGN, Access, AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Variant, WeightRef};
 use crate::error::Result;
 use crate::net::{Graph, NodeId, Op, Shape};
 
@@ -124,7 +122,8 @@ impl<'g> Writer<'g> {
     /// Puts the forward pass, as far as values were asked for, before the steps written so far.
     pub fn forward(&mut self) {
         let rest = std::mem::take(&mut self.steps);
-        let asked: Vec<bool> = self.nodes().map(|n| self.values.contains_key(&n) || self.winners.contains_key(&n)).collect();
+        let asked: Vec<bool> =
+            self.nodes().map(|n| self.values.contains_key(&n) || self.winners.contains_key(&n)).collect();
         let mut needed = asked.clone();
         for node in self.nodes().rev().filter(|n| self.resolve(*n) == *n) {
             if needed[node.0] {
@@ -243,7 +242,8 @@ impl<'g> Writer<'g> {
                     let offset = match taken.and_then(|h| slots[h.0]) {
                         Some(slot) => slot.offset,
                         None => {
-                            let used = live.iter().filter_map(|r| slots[r.0].map(|s| (s.offset, bytes(&self.regs[r.0]))));
+                            let used =
+                                live.iter().filter_map(|r| slots[r.0].map(|s| (s.offset, bytes(&self.regs[r.0]))));
                             free_range(base, bytes(info), used.collect())
                         }
                     };

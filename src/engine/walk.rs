@@ -172,9 +172,7 @@ impl Walk<'_, '_> {
                 let (g, w) = (self.geometry(id, window), WeightRef { param, variant });
                 Instr::Conv { g, w, bias, x, add, relu: false, y }
             }
-            Layer::Linear(param) => {
-                Instr::Linear { w: WeightRef { param, variant }, bias, x, add, relu: false, y }
-            }
+            Layer::Linear(param) => Instr::Linear { w: WeightRef { param, variant }, bias, x, add, relu: false, y },
         };
         self.w.push(instr);
         y

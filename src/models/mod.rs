@@ -7,7 +7,7 @@ mod vgg;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{Builder, Graph, Metadata, NodeId, Tensors};
+use crate::net::{Builder, Graph, Metadata, NodeId, TensorList, Tensors};
 
 /// One known network.
 #[derive(Debug, Clone, Copy)]
@@ -48,9 +48,6 @@ models! {
     "vgg16_bn" "features.42" Vgg { convs: [2, 2, 3, 3, 3], batch_norm: true };
     "vgg19_bn" "features.51" Vgg { convs: [2, 2, 4, 4, 4], batch_norm: true };
 }
-
-/// Keys and shapes of a network's tensors.
-pub type TensorList = Vec<(String, Vec<usize>)>;
 
 impl Model {
     /// Finds a network by name.
@@ -208,7 +205,9 @@ fn preprocess(tensors: &Tensors) -> Result<Preprocess> {
     let size = json(tensors, "ucag.size")?.unwrap_or(default.size);
     let usable = |v: &[f32; 3], low: f32| v.iter().all(|x| x.is_finite() && *x > low);
     if !usable(&std, 0.0) || !usable(&mean, f32::NEG_INFINITY) || size == 0 {
-        let problem = format!("metadata: expected finite `ucag.mean`, positive `ucag.std` and `ucag.size`, found {mean:?}, {std:?} and {size}");
+        let problem = format!(
+            "metadata: expected finite `ucag.mean`, positive `ucag.std` and `ucag.size`, found {mean:?}, {std:?} and {size}"
+        );
         return Err(Error::weights(tensors.path(), problem));
     }
     Ok(Preprocess { mean, std, size })

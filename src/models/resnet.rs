@@ -28,7 +28,7 @@ pub(super) fn build(b: &mut Builder<'_>, blocks: [usize; 4], bottleneck: bool, m
             return Err(ErrorKind::Option { option: "metadata ucag.variant", problem }.into());
         }
     };
-    let x = b.conv_bn(b.input(), "conv1", "bn1", 64, Window::square(7, 2, 3))?;
+    let x = b.conv_bn(b.input(), ["conv1", "bn1"], 64, Window::square(7, 2, 3), false)?;
     let x = b.relu(x, "relu");
     let mut x = b.max_pool(x, "maxpool", Window::square(3, 2, 1));
     for (stage, count) in blocks.into_iter().enumerate() {
@@ -53,9 +53,9 @@ pub(super) fn build(b: &mut Builder<'_>, blocks: [usize; 4], bottleneck: bool, m
 
 fn basic_block(b: &mut Builder<'_>, x: NodeId, name: &str, width: usize, stride: usize) -> Result<NodeId> {
     let part = |part: &str| format!("{name}.{part}");
-    let y = b.conv_bn(x, &part("conv1"), &part("bn1"), width, Window::square(3, stride, 1))?;
+    let y = b.conv_bn(x, [&part("conv1"), &part("bn1")], width, Window::square(3, stride, 1), false)?;
     let y = b.relu(y, &part("relu1"));
-    let y = b.conv_bn(y, &part("conv2"), &part("bn2"), width, Window::square(3, 1, 1))?;
+    let y = b.conv_bn(y, [&part("conv2"), &part("bn2")], width, Window::square(3, 1, 1), false)?;
     let skip = shortcut(b, x, name, width, stride)?;
     let sum = b.add(y, skip, &part("add"), &part("conv2"));
     Ok(b.relu(sum, &part("relu2")))
@@ -71,11 +71,11 @@ fn bottleneck_block(
 ) -> Result<NodeId> {
     let part = |part: &str| format!("{name}.{part}");
     let (first, second) = if early_stride { (stride, 1) } else { (1, stride) };
-    let y = b.conv_bn(x, &part("conv1"), &part("bn1"), width, Window::square(1, first, 0))?;
+    let y = b.conv_bn(x, [&part("conv1"), &part("bn1")], width, Window::square(1, first, 0), false)?;
     let y = b.relu(y, &part("relu1"));
-    let y = b.conv_bn(y, &part("conv2"), &part("bn2"), width, Window::square(3, second, 1))?;
+    let y = b.conv_bn(y, [&part("conv2"), &part("bn2")], width, Window::square(3, second, 1), false)?;
     let y = b.relu(y, &part("relu2"));
-    let y = b.conv_bn(y, &part("conv3"), &part("bn3"), 4 * width, Window::square(1, 1, 0))?;
+    let y = b.conv_bn(y, [&part("conv3"), &part("bn3")], 4 * width, Window::square(1, 1, 0), false)?;
     let skip = shortcut(b, x, name, 4 * width, stride)?;
     let sum = b.add(y, skip, &part("add"), &part("conv3"));
     Ok(b.relu(sum, &part("relu3")))
@@ -89,5 +89,5 @@ fn shortcut(b: &mut Builder<'_>, x: NodeId, name: &str, width: usize, stride: us
         return Ok(x);
     }
     let part = |part: &str| format!("{name}.downsample.{part}");
-    b.conv_bn(x, &part("0"), &part("1"), width, Window::square(1, stride, 0))
+    b.conv_bn(x, [&part("0"), &part("1")], width, Window::square(1, stride, 0), false)
 }

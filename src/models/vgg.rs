@@ -40,7 +40,7 @@ pub(super) fn build(
             let (width, window) = (64 << stage.min(3), Window::square(3, 1, 1));
             let name = |i: usize| format!("features.{i}");
             x = if batch_norm {
-                b.conv_bn(x, &name(index), &name(index + 1), width, window)?
+                b.conv_bn(x, [&name(index), &name(index + 1)], width, window, true)?
             } else {
                 b.conv(x, &name(index), width, window)?
             };

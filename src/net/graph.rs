@@ -101,13 +101,16 @@ impl Graph {
     }
 }
 
+/// Keys and shapes of a network's tensors.
+pub type TensorList = Vec<(String, Vec<usize>)>;
+
 /// Builds a [`Graph`] layer by layer, taking weights from a file or, without one, only their shapes.
 pub struct Builder<'a> {
     tensors: Option<&'a Tensors>,
     width: Box<dyn Fn(usize) -> usize>,
     graph: Graph,
     channels: Vec<usize>,
-    expected: Vec<(String, Vec<usize>)>,
+    expected: TensorList,
     misfit: Misfit,
 }
 
@@ -144,10 +147,17 @@ impl<'a> Builder<'a> {
         Ok(self.push(key, Op::Conv { window, param }, vec![x], channels))
     }
 
-    /// A convolution `key` with the batch norm `bn` folded in; the node is named `bn`, whose output it gives. The
-    /// convolution's bias is optional in the file.
-    pub fn conv_bn(&mut self, x: NodeId, key: &str, bn: &str, outputs: usize, window: Window) -> Result<NodeId> {
-        let param = self.conv_param(key, self.channels(x), outputs, window, false, Some(bn))?;
+    /// A convolution `key` with the batch norm `bn` folded in; the node is named `bn`, whose output it gives. A
+    /// convolution that is not `biased` may still have a bias in the file.
+    pub fn conv_bn(
+        &mut self,
+        x: NodeId,
+        [key, bn]: [&str; 2],
+        outputs: usize,
+        window: Window,
+        biased: bool,
+    ) -> Result<NodeId> {
+        let param = self.conv_param(key, self.channels(x), outputs, window, biased, Some(bn))?;
         let channels = self.graph.param(param).outputs;
         self.graph.removed.push((key.into(), bn.into()));
         Ok(self.push(bn, Op::Conv { window, param }, vec![x], channels))
@@ -202,7 +212,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When the file lacks tensors, has tensors the network does not know, or tensors of another shape.
-    pub fn finish(mut self, network: &str) -> Result<(Graph, Vec<(String, Vec<usize>)>)> {
+    pub fn finish(mut self, network: &str) -> Result<(Graph, TensorList)> {
         if let Some(tensors) = self.tensors {
             let expected: BTreeSet<&str> = self.expected.iter().map(|(key, _)| key.as_str()).collect();
             let stray = |k: &&String| !expected.contains(k.as_str()) && !k.ends_with(".num_batches_tracked");
@@ -273,6 +283,10 @@ impl<'a> Builder<'a> {
         let norm = bn.map(|bn| self.norm(bn, outputs)).transpose()?;
         let (weight, bias, norm) = match norm {
             None => (fold_conv(&weight, outputs, inputs, kh * kw, None), own_bias, None),
+            // Parts that are missing are recorded already; what is built from the rest is never finished.
+            Some((scale, shift)) if scale.len() != outputs || shift.len() != outputs => {
+                (vec![], vec![], Some(Norm { scale: vec![], shift: vec![], bias: own_bias }))
+            }
             Some((scale, shift)) => {
                 let weight = fold_conv(&weight, outputs, inputs, kh * kw, Some(&scale));
                 let own = |o: usize| own_bias.get(o).copied().map_or(0.0, f64::from);
@@ -293,11 +307,14 @@ impl<'a> Builder<'a> {
         let mean = self.take(&format!("{bn}.running_mean"), &[channels])?;
         let var = self.take(&format!("{bn}.running_var"), &[channels])?;
         if let (Some(tensors), Some(at)) = (self.tensors, var.iter().position(|v| *v < 0.0)) {
-            let problem = format!("tensor `{bn}.running_var`: value {at} is {}, expected no negative variance", var[at]);
+            let problem =
+                format!("tensor `{bn}.running_var`: value {at} is {}, expected no negative variance", var[at]);
             return Err(Error::weights(tensors.path(), problem));
         }
-        let scale: Vec<f64> = gamma.iter().zip(var.iter()).map(|(g, v)| f64::from(*g) / (f64::from(*v) + EPS).sqrt()).collect();
-        let shift = beta.iter().zip(mean.iter()).zip(&scale).map(|((b, m), s)| f64::from(*b) - f64::from(*m) * s).collect();
+        let scale: Vec<f64> =
+            gamma.iter().zip(var.iter()).map(|(g, v)| f64::from(*g) / (f64::from(*v) + EPS).sqrt()).collect();
+        let shift =
+            beta.iter().zip(mean.iter()).zip(&scale).map(|((b, m), s)| f64::from(*b) - f64::from(*m) * s).collect();
         Ok((scale, shift))
     }
 

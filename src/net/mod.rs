@@ -4,7 +4,7 @@ mod graph;
 mod params;
 mod tensors;
 
-pub use graph::{Builder, Graph, Node, NodeId};
+pub use graph::{Builder, Graph, Node, NodeId, TensorList};
 pub use params::{Norm, Param, ParamId, Values};
 pub use tensors::{Dtype, Metadata, TensorInfo, Tensors};
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Base, Cpu, Shared, Target, View, Workers};
-use crate::backend::{ConvGeom, Variant, WeightRef};
+use crate::backend::{ConvGeom, Variant, WeightRef, rectify};
 use crate::net::{Param, Shape};
 
 /// Which way a weight is applied.
@@ -66,6 +66,14 @@ pub(super) struct ConvKernel {
     phases: Vec<Phase>,
     units: Vec<Unit>,
     weight: Arc<[f32]>,
+}
+
+/// One run of a convolution.
+struct Call<'a> {
+    source: View<'a>,
+    epilogue: Epilogue<'a>,
+    base: Base<'a>,
+    lanes: usize,
 }
 
 /// What is done to a product on its way into the result.
@@ -163,10 +171,14 @@ fn units(phases: &[Phase], channels: usize) -> Vec<Unit> {
     let mut units = Vec::new();
     for (index, phase) in phases.iter().enumerate() {
         let pixels = phase.h * phase.w;
+        // An input smaller than the stride has no pixels in some phases.
+        if pixels == 0 {
+            continue;
+        }
         let tile = (GATHERED / phase.depth.max(1)).clamp(96, 512);
         let tiles = pixels.div_ceil(tile);
-        let tile = pixels.div_ceil(tiles.max(1)).next_multiple_of(8);
-        let splits = FEW.div_ceil(tiles.max(1) * phases.len()).min(channels.div_ceil(MIN_CHANNELS));
+        let tile = pixels.div_ceil(tiles).next_multiple_of(8);
+        let splits = FEW.div_ceil(tiles * phases.len()).min(channels.div_ceil(MIN_CHANNELS));
         let width = channels.div_ceil(splits.max(1)).next_multiple_of(16).min(MAX_CHANNELS);
         for start in (0..pixels).step_by(tile) {
             for channel in (0..channels).step_by(width) {
@@ -191,7 +203,7 @@ impl ConvKernel {
         relu: bool,
         y: Target<'_>,
     ) {
-        self.run(workers, x, &Epilogue::Forward { bias, relu }, base, y);
+        self.run(workers, &Call { source: x, epilogue: Epilogue::Forward { bias, relu }, base, lanes: y.lanes }, y);
     }
 
     pub(super) fn backward(
@@ -202,82 +214,70 @@ impl ConvKernel {
         base: Base<'_>,
         dx: Target<'_>,
     ) {
-        self.run(workers, dy, &Epilogue::Backward { mul }, base, dx);
+        self.run(workers, &Call { source: dy, epilogue: Epilogue::Backward { mul }, base, lanes: dx.lanes }, dx);
     }
 
-    fn run(&self, workers: &Workers, source: View<'_>, epilogue: &Epilogue<'_>, base: Base<'_>, y: Target<'_>) {
-        let (count, lanes, len) = (y.count(), y.lanes, y.len);
-        let result = Shared(y.data.as_mut_ptr());
+    fn run(&self, workers: &Workers, call: &Call<'_>, y: Target<'_>) {
+        let (count, len) = (y.count(), y.len);
+        let result = Shared::new(y.data);
         workers.each(count * self.units.len(), |i| {
-            let (b, unit) = (i / self.units.len(), &self.units[i % self.units.len()]);
-            let mut scratch = workers.scratch();
-            let base = match base {
-                Base::From(view) => Some(Some(view.of(b, lanes))),
-                Base::InPlace => Some(None),
-                Base::Zero => None,
-            };
-            let mul = match epilogue {
-                Epilogue::Backward { mul } => mul.map(|m| m.of(b, lanes)),
-                Epilogue::Forward { .. } => None,
-            };
-            self.unit(unit, source.of(b, lanes), &mut scratch, epilogue, base, mul, Shared(result.at(b * len)));
+            let b = i / self.units.len();
+            self.unit(&self.units[i % self.units.len()], call, b, &mut workers.scratch(), result.shift(b * len));
         });
     }
 
-    /// `base`: no term to add, a term in the result's memory, or a term elsewhere.
-    #[allow(clippy::too_many_arguments)]
-    fn unit(
-        &self,
-        unit: &Unit,
-        source: &[f32],
-        scratch: &mut [f32],
-        epilogue: &Epilogue<'_>,
-        base: Option<Option<&[f32]>>,
-        mul: Option<&[f32]>,
-        result: Shared,
-    ) {
+    /// One unit of result `b`, which begins at `result`.
+    fn unit(&self, unit: &Unit, call: &Call<'_>, b: usize, scratch: &mut [f32], result: Shared) {
         let phase = &self.phases[unit.phase];
+        let source = call.source.of(b, call.lanes);
         let (m, n, k) = (unit.pixels.len(), unit.channels.len(), phase.depth);
         let (product, gathered) = scratch.split_at_mut(m * n);
-        let a = if self.is_pointwise(phase) {
+        let gathered = if self.is_pointwise(phase) {
             &source[unit.pixels.start * k..]
         } else {
             self.gather(phase, unit.pixels.clone(), source, gathered);
             &gathered[..m * k]
         };
-        let b = &self.weight[phase.weight + unit.channels.start..];
-        let b = Matrix { data: b, row: self.result.c, col: 1 };
-        let a = Matrix { data: a, row: k, col: 1 };
+        let pixels = Matrix { data: gathered, row: k, col: 1 };
+        // A phase that no tap reaches has no matrix.
+        let weight = self.weight.get(phase.weight + unit.channels.start..).unwrap_or_default();
+        let weight = Matrix { data: weight, row: self.result.c, col: 1 };
         let place = |pixel: usize| {
             let (qy, qx) = (pixel / phase.w, pixel % phase.w);
             let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
             (y * self.result.w + x) * self.result.c + unit.channels.start
         };
-        // SAFETY: `at..at + n` lies in this sample's result, and no other unit has these pixels and channels.
+        let places = || unit.pixels.clone().map(place);
+        // SAFETY: `at..at + n` lies in this result, and no other unit has these pixels and channels.
         let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
-        if let Epilogue::Forward { bias, relu } = epilogue {
-            for at in unit.pixels.clone().map(place) {
-                start(out(at), base.map(|add| add.map(|add| &add[at..at + n])));
-                if let Some((bias, variant)) = bias {
-                    let bias = &bias[unit.channels.clone()];
-                    out(at).iter_mut().zip(bias).for_each(|(o, b)| *o += variant.of(*b));
+        match &call.epilogue {
+            Epilogue::Forward { bias, relu } => {
+                for at in places() {
+                    call.base.begin(b, call.lanes, at, out(at));
+                    if let Some((bias, variant)) = bias {
+                        let bias = &bias[unit.channels.clone()];
+                        out(at).iter_mut().zip(bias).for_each(|(o, b)| *o += variant.of(*b));
+                    }
+                }
+                let first = result.at(place(unit.pixels.start));
+                // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
+                unsafe { multiply_add(m, n, k, first, self.result.c, pixels, weight) };
+                if *relu {
+                    places().for_each(|at| out(at).iter_mut().for_each(|o| *o = rectify(*o)));
                 }
             }
-            // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
-            unsafe { multiply_add(m, n, k, result.at(place(unit.pixels.start)), self.result.c, a, b) };
-            if *relu {
-                unit.pixels.clone().for_each(|pixel| out(place(pixel)).iter_mut().for_each(|o| *o = o.max(0.0)));
+            Epilogue::Backward { mul } => {
+                product.fill(0.0);
+                matmul(m, n, k, product, pixels, weight);
+                let mul = mul.map(|mul| mul.of(b, call.lanes));
+                for (row, at) in product.chunks_exact_mut(n).zip(places()) {
+                    if let Some(mul) = mul {
+                        row.iter_mut().zip(&mul[at..at + n]).for_each(|(p, m)| *p *= m);
+                    }
+                    call.base.begin(b, call.lanes, at, out(at));
+                    out(at).iter_mut().zip(&*row).for_each(|(o, p)| *o += p);
+                }
             }
-            return;
-        }
-        product.fill(0.0);
-        matmul(m, n, k, product, a, b);
-        for (row, at) in product.chunks_exact_mut(n).zip(unit.pixels.clone().map(place)) {
-            if let Some(mul) = mul {
-                row.iter_mut().zip(&mul[at..at + n]).for_each(|(p, m)| *p *= m);
-            }
-            start(out(at), base.map(|add| add.map(|add| &add[at..at + n])));
-            out(at).iter_mut().zip(&*row).for_each(|(o, p)| *o += p);
         }
     }
 
@@ -318,15 +318,6 @@ impl ConvKernel {
     }
 }
 
-/// What a row of a result starts from: zero, its own contents, or a term elsewhere.
-pub(super) fn start(out: &mut [f32], base: Option<Option<&[f32]>>) {
-    match base {
-        None => out.fill(0.0),
-        Some(None) => {}
-        Some(Some(add)) => out.copy_from_slice(add),
-    }
-}
-
 /// A matrix whose element `(i, j)` is `data[i·row + j·col]`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
@@ -340,6 +331,16 @@ pub(super) fn matmul(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>,
     assert!(c.len() >= m * n, "matrix c too short");
     // SAFETY: `c` holds m rows of n elements and is borrowed exclusively.
     unsafe { multiply_add(m, n, k, c.as_mut_ptr(), n, a, b) }
+}
+
+/// Makes the product's own memory of the calling thread resident. Else each thread would allocate it with its first
+/// large product, which may come many pictures later.
+pub(super) fn warm_up() {
+    const SIDE: usize = 64;
+    // Many rows, so that it packs the way large products do.
+    let (rows, m) = (vec![0.0; SIDE * SIDE * SIDE], SIDE * SIDE);
+    let matrix = Matrix { data: &rows, row: SIDE, col: 1 };
+    matmul(m, SIDE, SIDE, &mut vec![0.0; m * SIDE], matrix, matrix);
 }
 
 /// `c += a·b` on the calling thread; rows of `c` lie `ldc` apart.
@@ -357,6 +358,26 @@ unsafe fn multiply_add(m: usize, n: usize, k: usize, c: *mut f32, ldc: usize, a:
     let serial = gemm::Parallelism::None;
     // SAFETY: `a` and `b` lie in their slices, as just checked; `c` is the caller's promise.
     unsafe {
-        gemm::gemm(m, n, k, c, 1, i(ldc), true, ap, i(a.col), i(a.row), bp, i(b.col), i(b.row), 1.0, 1.0, false, false, false, serial);
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c,
+            1,
+            i(ldc),
+            true,
+            ap,
+            i(a.col),
+            i(a.row),
+            bp,
+            i(b.col),
+            i(b.row),
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            serial,
+        );
     }
 }

@@ -23,17 +23,6 @@ impl Target<'_> {
     }
 }
 
-impl Base<'_> {
-    /// Lets part `start..` of result `b` begin from this term.
-    fn begin(&self, b: usize, lanes: usize, start: usize, part: &mut [f32]) {
-        match self {
-            Self::Zero => part.fill(0.0),
-            Self::InPlace => {}
-            Self::From(view) => part.copy_from_slice(&view.of(b, lanes)[start..start + part.len()]),
-        }
-    }
-}
-
 pub(super) fn unary(workers: &Workers, x: View<'_>, y: Target<'_>, f: impl Fn(f32) -> f32 + Sync) {
     let lanes = y.lanes;
     y.parts(workers, GRAIN, |b, start, y| {
@@ -295,13 +284,7 @@ pub(super) fn class_row(weight: &[f32], classes: View<'_>, scale: f32, y: Target
     }
 }
 
-pub(super) fn channel_sum(
-    workers: &Workers,
-    channels: usize,
-    x: View<'_>,
-    weights: Option<View<'_>>,
-    y: Target<'_>,
-) {
+pub(super) fn channel_sum(workers: &Workers, channels: usize, x: View<'_>, weights: Option<View<'_>>, y: Target<'_>) {
     /// Partial sums, so that the compiler can keep several in flight.
     const WIDTH: usize = 16;
     let lanes = y.lanes;

@@ -1,8 +1,8 @@
 //! Fully connected layers as matrix products over fixed blocks of samples.
 
-use super::conv::{Matrix, matmul, start};
+use super::conv::{Matrix, matmul};
 use super::{Base, Shared, Target, View, Workers};
-use crate::backend::Variant;
+use crate::backend::{Variant, rectify};
 use crate::net::Param;
 
 /// Samples of one product. A last block that is not full is padded, so that the bits of a sample's result do not
@@ -70,7 +70,7 @@ fn blocks<'w>(
 ) {
     let (count, lanes) = (y.count(), y.lanes);
     let tiles = width.div_ceil(TILE);
-    let result = Shared(y.data.as_mut_ptr());
+    let result = Shared::new(y.data);
     workers.each(count.div_ceil(BLOCK) * tiles, |i| {
         let (first, channel) = (i / tiles * BLOCK, i % tiles * TILE);
         let samples = first..(first + BLOCK).min(count);
@@ -89,15 +89,10 @@ fn blocks<'w>(
             finish(channels.clone(), b, row);
             // SAFETY: these channels of sample `b` belong to this unit alone.
             let out = unsafe { std::slice::from_raw_parts_mut(result.at(b * width + channel), n) };
-            let base = match base {
-                Base::Zero => None,
-                Base::InPlace => Some(None),
-                Base::From(view) => Some(Some(&view.of(b, lanes)[channels.clone()])),
-            };
-            start(out, base);
+            base.begin(b, lanes, channel, out);
             out.iter_mut().zip(&*row).for_each(|(o, p)| *o += p);
             if relu {
-                out.iter_mut().for_each(|o| *o = o.max(0.0));
+                out.iter_mut().for_each(|o| *o = rectify(*o));
             }
         }
     });

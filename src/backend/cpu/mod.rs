@@ -6,6 +6,7 @@
 mod conv;
 mod layers;
 mod linear;
+mod operands;
 mod resample;
 
 use std::collections::HashMap;
@@ -13,10 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rayon::prelude::*;
 
-use super::{Backend, Batch, Dtype, Instr, Scope, Slot, Step};
+use super::{Backend, Batch, Instr, Slot, Step, Variant, WeightRef, rectify};
 use crate::error::{ErrorKind, Result};
 use crate::net::Graph;
-use conv::{ConvKey, ConvKernel, Direction};
+use conv::{ConvKernel, ConvKey, Direction};
+use operands::{Base, Operands, Shared, Target, View};
 
 /// A cache line, so that slots are aligned.
 #[derive(Debug, Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
@@ -24,11 +26,11 @@ use conv::{ConvKey, ConvKernel, Direction};
 struct Line([f32; 16]);
 
 /// The CPU backend: the arena, a thread pool and the weights in the layouts that its kernels read.
-pub(crate) struct Cpu {
+pub struct Cpu {
     graph: Arc<Graph>,
     arena: Vec<Line>,
     convs: HashMap<ConvKey, ConvKernel>,
-    packed: HashMap<(super::WeightRef, Direction), Arc<[f32]>>,
+    packed: HashMap<(WeightRef, Direction), Arc<[f32]>>,
     workers: Workers,
 }
 
@@ -41,7 +43,7 @@ struct Workers {
 impl Workers {
     /// Runs `work` for each unit, in any order.
     fn each(&self, units: usize, work: impl Fn(usize) + Sync) {
-        self.pool.install(|| (0..units).into_par_iter().for_each(|unit| work(unit)));
+        self.pool.install(|| (0..units).into_par_iter().for_each(&work));
     }
 
     /// Scratch memory of the calling thread.
@@ -51,123 +53,49 @@ impl Workers {
     }
 }
 
-/// An operand: `len` elements for each lane of each sample.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    data: &'a [f32],
-    len: usize,
-    lanes: usize,
-}
-
-impl<'a> View<'a> {
-    /// Values that belong to result `b`, results having `lanes` lanes a sample.
-    fn of(&self, b: usize, lanes: usize) -> &'a [f32] {
-        let i = if self.lanes == lanes { b } else { b / lanes };
-        &self.data[i * self.len..(i + 1) * self.len]
-    }
-}
-
-/// A result: `len` elements for each of `count` results, `lanes` of them a sample.
-struct Target<'a> {
-    data: &'a mut [f32],
-    len: usize,
-    lanes: usize,
-}
-
-impl Target<'_> {
-    fn count(&self) -> usize {
-        self.data.len() / self.len
-    }
-}
-
-/// A pointer to a result that several threads write disjoint parts of.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: users write disjoint elements, which each `unsafe` block that dereferences it argues for.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
-    }
-}
-
 impl Cpu {
     /// A backend of `threads` threads for one network.
     ///
     /// # Errors
     /// When the threads cannot be started.
-    pub(crate) fn new(graph: Arc<Graph>, threads: usize) -> Result<Self> {
+    pub fn new(graph: Arc<Graph>, threads: usize) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| ErrorKind::Option { option: "threads", problem: format!("{threads}: {e}") })?;
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
+        pool.broadcast(|_| conv::warm_up());
         let workers = Workers { pool, scratch };
         Ok(Self { graph, arena: vec![], convs: HashMap::new(), packed: HashMap::new(), workers })
     }
 
-    /// First byte and number of elements of a slot for a batch.
-    fn extent(slot: &Slot, batch: &Batch<'_>) -> (usize, usize) {
-        let sample = slot.len * slot.lanes;
-        match slot.scope {
-            Scope::Batch => (slot.offset, sample * batch.len),
-            Scope::All => (slot.offset + batch.first * sample * slot.dtype.bytes(), sample * batch.len),
-            Scope::Shared => (slot.offset, sample),
-        }
-    }
-
-    /// Bytes of the arena from `offset` on, checked to lie inside.
-    fn bytes(&self, offset: usize, len: usize) -> *mut u8 {
-        let size = std::mem::size_of_val(self.arena.as_slice());
-        assert!(offset + len <= size, "slot outside the arena");
-        (self.arena.as_ptr() as *mut u8).wrapping_add(offset)
-    }
-
-    /// # Safety
-    /// No live [`Target`] may overlap the slot.
-    unsafe fn view(&self, slot: &Slot, batch: &Batch<'_>) -> View<'_> {
-        debug_assert_ne!(slot.dtype, Dtype::U8);
-        let (offset, len) = Self::extent(slot, batch);
-        let start = self.bytes(offset, len * 4).cast::<f32>();
-        // SAFETY: in bounds and aligned (slots are), initialised (the arena starts as zeros), and not written while
-        // the view lives, by the caller's promise.
-        let data = unsafe { std::slice::from_raw_parts(start, len) };
-        View { data, len: slot.len, lanes: slot.lanes }
-    }
-
-    /// # Safety
-    /// No other live view may overlap the slot.
-    unsafe fn target(&self, slot: &Slot, batch: &Batch<'_>) -> Target<'_> {
-        debug_assert_ne!(slot.dtype, Dtype::U8);
-        let (offset, len) = Self::extent(slot, batch);
-        let start = self.bytes(offset, len * 4).cast::<f32>();
-        // SAFETY: in bounds and aligned; the caller promises that nothing else refers to these elements. The arena is
-        // reached through `&mut self` in `run`, so no other call runs meanwhile.
-        let data = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        Target { data, len: slot.len, lanes: slot.lanes }
-    }
-
-    /// # Safety
-    /// No other live view may overlap the slot.
-    unsafe fn winners(&self, slot: &Slot, batch: &Batch<'_>) -> &mut [u8] {
-        debug_assert_eq!(slot.dtype, Dtype::U8);
-        let (offset, len) = Self::extent(slot, batch);
-        // SAFETY: as in `target`.
-        unsafe { std::slice::from_raw_parts_mut(self.bytes(offset, len), len) }
-    }
-
-    fn step(&self, instr: &Instr<Slot>, batch: &Batch<'_>) {
+    fn step(&self, instr: &Instr<Slot>, operands: &Operands<'_>, batch: &Batch<'_>) {
         let w = &self.workers;
-        // SAFETY of the three: each instruction's result is disjoint from its operands. The plan keeps the slots of
-        // values that are alive at the same time apart; the one exception is `add`, which `base!` resolves.
-        macro_rules! view { ($slot:expr) => { unsafe { self.view($slot, batch) } }; }
-        macro_rules! view_opt { ($slot:expr) => { $slot.as_ref().map(|slot| view!(slot)) }; }
-        macro_rules! target { ($slot:expr) => { unsafe { self.target($slot, batch) } }; }
+        // The plan keeps the slots of values that are alive at the same time apart, so an instruction's results are
+        // disjoint from its operands. The one exception is `add`, which `base!` resolves.
+        macro_rules! view {
+            ($slot:expr) => {
+                // SAFETY: results of this instruction lie elsewhere.
+                unsafe { operands.view($slot) }
+            };
+        }
+        macro_rules! view_opt {
+            ($slot:expr) => {
+                $slot.as_ref().map(|slot| view!(slot))
+            };
+        }
+        macro_rules! target {
+            ($slot:expr) => {
+                // SAFETY: operands and other results of this instruction lie elsewhere.
+                unsafe { operands.target($slot) }
+            };
+        }
         // The term to add lies where the result goes, elsewhere, or nowhere.
         macro_rules! base {
             ($add:expr, $y:expr) => {
-                match $add { None => Base::Zero, Some(add) if add == $y => Base::InPlace, Some(add) => Base::From(view!(add)) }
+                match $add {
+                    None => Base::Zero,
+                    Some(add) if add == $y => Base::InPlace,
+                    Some(add) => Base::From(view!(add)),
+                }
             };
         }
         match instr {
@@ -190,36 +118,43 @@ impl Cpu {
                 linear::backward(w, self.linear_weight(weight), view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
             }
             Instr::MaxPool { g, x, y, index } => {
-                // SAFETY: as above.
-                let index = index.as_ref().map(|slot| unsafe { self.winners(slot, batch) });
+                // SAFETY: operands and other results of this instruction lie elsewhere.
+                let index = index.as_ref().map(|slot| unsafe { operands.winners_mut(slot) });
                 layers::max_pool(w, g, view!(x), target!(y), index);
             }
             Instr::MaxPoolBack { g, index, dy, add, dx } => {
-                // SAFETY: as above; read only.
-                let winners = unsafe { self.winners(index, batch) };
+                // SAFETY: results of this instruction lie elsewhere.
+                let winners = unsafe { operands.winners(index) };
                 layers::max_pool_back(w, g, winners, view!(dy), base!(add, dx), target!(dx));
             }
             Instr::AvgPool { g, x, y } => layers::avg_pool(w, g, view!(x), target!(y)),
             Instr::AvgPoolBack { g, dy, mul, add, dx } => {
                 layers::avg_pool_back(w, g, view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
             }
-            Instr::Relu { x, y } => layers::unary(w, view!(x), target!(y), |v| v.max(0.0)),
+            Instr::Relu { x, y } => layers::unary(w, view!(x), target!(y), rectify),
             Instr::ReluBack { y, dy, add, dx } => {
                 let mask = |y: f32, dy: f32| if y > 0.0 { dy } else { 0.0 };
                 layers::binary(w, view!(y), view!(dy), base!(add, dx), target!(dx), mask);
             }
             Instr::Add { a, b, relu, y } => {
-                let low = if *relu { 0.0 } else { f32::NEG_INFINITY };
-                layers::binary(w, view!(a), view!(b), Base::Zero, target!(y), |a, b| (a + b).max(low));
+                let (a, b, zero, y) = (view!(a), view!(b), Base::Zero, target!(y));
+                match relu {
+                    true => layers::binary(w, a, b, zero, y, |a, b| rectify(a + b)),
+                    false => layers::binary(w, a, b, zero, y, |a, b| a + b),
+                }
             }
             Instr::Flatten { x, from, y } => layers::flatten(w, *x, view!(from), target!(y)),
-            Instr::FlattenBack { x, dy, add, dx } => layers::flatten_back(w, *x, view!(dy), base!(add, dx), target!(dx)),
-            Instr::Divide { r, z, z2, eps, y } => layers::divide(w, view!(r), view!(z), view_opt!(z2), *eps, target!(y)),
+            Instr::FlattenBack { x, dy, add, dx } => {
+                layers::flatten_back(w, *x, view!(dy), base!(add, dx), target!(dx))
+            }
+            Instr::Divide { r, z, z2, eps, y } => {
+                layers::divide(w, view!(r), view!(z), view_opt!(z2), *eps, target!(y))
+            }
             Instr::Multiply { x, c, add, y } => {
                 layers::binary(w, view!(x), view!(c), base!(add, y), target!(y), |x, c| x * c);
             }
-            Instr::Part { x, positive: true, y } => layers::unary(w, view!(x), target!(y), |v| v.max(0.0)),
-            Instr::Part { x, positive: false, y } => layers::unary(w, view!(x), target!(y), |v| v.min(0.0)),
+            Instr::Part { x, positive: true, y } => layers::unary(w, view!(x), target!(y), rectify),
+            Instr::Part { x, positive: false, y } => layers::unary(w, view!(x), target!(y), |v| -rectify(-v)),
             Instr::Softmax { logits, p } => layers::softmax(view!(logits), target!(p)),
             Instr::TopK { p, k, classes } => layers::top_k(view!(p), *k, target!(classes)),
             Instr::Pick { p, classes, y } => layers::pick(view!(p), view!(classes), target!(y)),
@@ -238,23 +173,12 @@ impl Cpu {
         }
     }
 
-    fn linear_weight(&self, weight: &super::WeightRef) -> &[f32] {
+    fn linear_weight(&self, weight: &WeightRef) -> &[f32] {
         match self.packed.get(&(*weight, Direction::Forward)) {
             Some(variant) => variant,
             None => &self.graph.param(weight.param).weight,
         }
     }
-}
-
-/// What a result starts from before products are added to it.
-#[derive(Clone, Copy)]
-enum Base<'a> {
-    /// Nothing.
-    Zero,
-    /// The result's own memory, which holds the term to add.
-    InPlace,
-    /// A term elsewhere.
-    From(View<'a>),
 }
 
 impl Backend for Cpu {
@@ -264,9 +188,9 @@ impl Backend for Cpu {
             self.arena = Vec::new();
             let mut arena: Vec<Line> = Vec::new();
             arena.try_reserve_exact(lines).map_err(|_| ErrorKind::Memory {
-                what: "the plan (the system refused it)".into(),
+                what: "the plan, which the system refuses,".into(),
                 need: bytes as u64,
-                have: 0,
+                have: crate::machine::memory(),
             })?;
             arena.resize(lines, bytemuck::Zeroable::zeroed());
             self.arena = arena;
@@ -281,7 +205,7 @@ impl Backend for Cpu {
                 Instr::Conv { g, w, .. } => self.prepare_conv(*g, *w, Direction::Forward),
                 Instr::ConvBack { g, w, .. } => self.prepare_conv(*g, *w, Direction::Backward),
                 Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => {
-                    if w.variant != super::Variant::Plain {
+                    if w.variant != Variant::Plain {
                         let param = self.graph.param(w.param);
                         let variant = || param.weight.iter().map(|v| w.variant.of(*v)).collect();
                         self.packed.entry((*w, Direction::Forward)).or_insert_with(variant);
@@ -302,10 +226,15 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn forget(&mut self) {
+        self.convs.clear();
+    }
+
     fn run(&mut self, steps: &[Step<Slot>], batch: &Batch<'_>) -> Result<()> {
-        for step in steps {
-            self.step(&step.instr, batch);
-        }
+        let mut arena = std::mem::take(&mut self.arena);
+        let operands = Operands::new(&mut arena, batch);
+        steps.iter().for_each(|step| self.step(&step.instr, &operands, batch));
+        self.arena = arena;
         Ok(())
     }
 

@@ -19,11 +19,12 @@ pub(super) fn unfold(workers: &Workers, batch: &Batch<'_>, y: Target<'_>) {
     let (rows, cols) = (&plan.rows.patches, &plan.cols.patches);
     let (h, row_len, len) = (rows[0].len(), cols[0].len() * 3, y.len);
     let tiles = h.div_ceil(ROWS);
-    let (count, result) = (y.count(), Shared(y.data.as_mut_ptr()));
+    let (count, result) = (y.count(), Shared::new(y.data));
     workers.each(count * tiles, |i| {
         let (b, first_row) = (i / tiles, i % tiles * ROWS);
         let patch = batch.first + b;
-        let (rows, across, crop) = (&rows[patch / cols.len()], &cols[patch % cols.len()], &plan.cols.crops[patch % cols.len()]);
+        let (rows, across, crop) =
+            (&rows[patch / cols.len()], &cols[patch % cols.len()], &plan.cols.crops[patch % cols.len()]);
         let mut scratch = workers.scratch();
         let (line, _) = scratch[crop.start * 3..(crop.start + crop.len) * 3].as_chunks_mut::<3>();
         for (y, down) in rows.iter().enumerate().skip(first_row).take(ROWS) {
@@ -47,7 +48,14 @@ pub(super) fn unfold(workers: &Workers, batch: &Batch<'_>, y: Target<'_>) {
 }
 
 /// One map a class from the maps of all patches.
-pub(super) fn fold(workers: &Workers, plan: &FoldPlan, maps: View<'_>, p: View<'_>, map: (usize, usize), y: Target<'_>) {
+pub(super) fn fold(
+    workers: &Workers,
+    plan: &FoldPlan,
+    maps: View<'_>,
+    p: View<'_>,
+    map: (usize, usize),
+    y: Target<'_>,
+) {
     let (lanes, width) = (y.lanes, plan.canvas.1);
     let patches = plan.rows.len() * plan.cols.len();
     let covering = |places: &[Place], d: usize| {
@@ -66,7 +74,7 @@ pub(super) fn fold(workers: &Workers, plan: &FoldPlan, maps: View<'_>, p: View<'
                 Weighting::ExpOverMax => exp(patch) / top,
             })
             .collect();
-        let rows = Shared(result.as_mut_ptr());
+        let rows = Shared::new(result);
         workers.each(plan.canvas.0, |d| {
             // SAFETY: each unit has a row of its own.
             let out = unsafe { std::slice::from_raw_parts_mut(rows.at(d * width), width) };

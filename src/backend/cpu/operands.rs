@@ -1,0 +1,151 @@
+//! Operands of an instruction: parts of the arena.
+
+use std::marker::PhantomData;
+
+use super::Line;
+use crate::backend::{Batch, Dtype, Scope, Slot};
+
+/// The arena while a program runs on a batch.
+pub(super) struct Operands<'a> {
+    start: *mut u8,
+    len: usize,
+    first: usize,
+    samples: usize,
+    arena: PhantomData<&'a mut [Line]>,
+}
+
+impl<'a> Operands<'a> {
+    pub(super) fn new(arena: &'a mut [Line], batch: &Batch<'_>) -> Self {
+        let len = std::mem::size_of_val(arena);
+        Self { start: arena.as_mut_ptr().cast(), len, first: batch.first, samples: batch.len, arena: PhantomData }
+    }
+
+    /// First byte of a slot and its number of elements.
+    fn locate(&self, slot: &Slot) -> (*mut u8, usize) {
+        let sample = slot.len * slot.lanes;
+        let (offset, len) = match slot.scope {
+            Scope::Batch => (slot.offset, sample * self.samples),
+            Scope::All => (slot.offset + self.first * sample * slot.dtype.bytes(), sample * self.samples),
+            Scope::Shared => (slot.offset, sample),
+        };
+        assert!(offset + len * slot.dtype.bytes() <= self.len, "slot outside the arena");
+        (self.start.wrapping_add(offset), len)
+    }
+
+    /// # Safety
+    /// No live [`Target`] may overlap the slot.
+    pub(super) unsafe fn view(&self, slot: &Slot) -> View<'a> {
+        debug_assert_ne!(slot.dtype, Dtype::U8);
+        let (start, len) = self.locate(slot);
+        // SAFETY: in bounds, aligned (slots are), initialised (the arena starts as zeros) and not written while the
+        // view lives, by the caller's promise.
+        let data = unsafe { std::slice::from_raw_parts(start.cast::<f32>(), len) };
+        View { data, len: slot.len, lanes: slot.lanes }
+    }
+
+    /// # Safety
+    /// No other live operand may overlap the slot.
+    pub(super) unsafe fn target(&self, slot: &Slot) -> Target<'a> {
+        debug_assert_ne!(slot.dtype, Dtype::U8);
+        let (start, len) = self.locate(slot);
+        // SAFETY: in bounds and aligned; the caller promises that nothing else refers to these elements.
+        let data = unsafe { std::slice::from_raw_parts_mut(start.cast::<f32>(), len) };
+        Target { data, len: slot.len, lanes: slot.lanes }
+    }
+
+    /// Winners of max pooling, to be written.
+    ///
+    /// # Safety
+    /// As [`Operands::target`].
+    pub(super) unsafe fn winners_mut(&self, slot: &Slot) -> &'a mut [u8] {
+        debug_assert_eq!(slot.dtype, Dtype::U8);
+        let (start, len) = self.locate(slot);
+        // SAFETY: as in `target`.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// Winners of max pooling, to be read.
+    ///
+    /// # Safety
+    /// As [`Operands::view`].
+    pub(super) unsafe fn winners(&self, slot: &Slot) -> &'a [u8] {
+        debug_assert_eq!(slot.dtype, Dtype::U8);
+        let (start, len) = self.locate(slot);
+        // SAFETY: as in `view`.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+/// An operand that is read: `len` elements for each lane of each sample.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub data: &'a [f32],
+    pub len: usize,
+    pub lanes: usize,
+}
+
+impl<'a> View<'a> {
+    /// Values that belong to result `b`, results having `lanes` lanes a sample.
+    pub(super) fn of(&self, b: usize, lanes: usize) -> &'a [f32] {
+        let i = if self.lanes == lanes { b } else { b / lanes };
+        &self.data[i * self.len..(i + 1) * self.len]
+    }
+}
+
+/// A result: `len` elements for each lane of each sample.
+pub(super) struct Target<'a> {
+    pub data: &'a mut [f32],
+    pub len: usize,
+    pub lanes: usize,
+}
+
+impl Target<'_> {
+    /// Number of lanes of all samples.
+    pub(super) fn count(&self) -> usize {
+        self.data.len() / self.len
+    }
+}
+
+/// What a result starts from before products are added to it.
+#[derive(Clone, Copy)]
+pub(super) enum Base<'a> {
+    /// Nothing.
+    Zero,
+    /// The result's own memory, which holds the term to add.
+    InPlace,
+    /// A term elsewhere.
+    From(View<'a>),
+}
+
+impl Base<'_> {
+    /// Lets `part`, which begins at element `start` of result `b`, begin from this term.
+    pub(super) fn begin(&self, b: usize, lanes: usize, start: usize, part: &mut [f32]) {
+        match self {
+            Self::Zero => part.fill(0.0),
+            Self::InPlace => {}
+            Self::From(view) => part.copy_from_slice(&view.of(b, lanes)[start..start + part.len()]),
+        }
+    }
+}
+
+/// A pointer to a result that several threads write disjoint parts of.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+// SAFETY: users write disjoint elements, which each `unsafe` block that dereferences it argues for.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(data: &mut [f32]) -> Self {
+        Self(data.as_mut_ptr())
+    }
+
+    pub(super) fn shift(self, offset: usize) -> Self {
+        Self(self.at(offset))
+    }
+
+    pub(super) fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}

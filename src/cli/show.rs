@@ -1,0 +1,97 @@
+//! `models`, `methods` and `inspect`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use ucag::Network;
+use ucag::methods::{Level, METHODS};
+use ucag::models::{MODELS, Model};
+use ucag::net::Tensors;
+
+use super::FINE;
+use super::output::Printer;
+
+/// Lists the networks, or the layers of one.
+pub fn models(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
+    // Layers do not depend on the width, so narrow networks serve.
+    const NARROW: usize = 64;
+    let blueprint = |model: &Model| model.blueprint(1000, NARROW).map(|(graph, _)| graph);
+    let Some(name) = name else {
+        printer.line(&format!("{:<12} {:>6}  default layer", "network", "layers"))?;
+        for model in MODELS {
+            let layers = blueprint(model)?.layer_names().len();
+            printer.line(&format!("{:<12} {layers:>6}  {}", model.name, model.default_layer))?;
+        }
+        printer.line("`ucag-fast models NETWORK` lists a network's layers.")?;
+        return Ok(FINE);
+    };
+    let model = Model::named(name)?;
+    for layer in blueprint(model)?.layer_names() {
+        printer.line(&format!("{layer}{}", if layer == model.default_layer { "  (default)" } else { "" }))?;
+    }
+    Ok(FINE)
+}
+
+/// Lists the methods.
+pub fn methods(printer: &mut Printer) -> Result<u8> {
+    let width = METHODS.iter().map(|m| m.name.len()).max().unwrap_or(0);
+    for method in METHODS {
+        let level = match method.level {
+            Level::Layer => "layer",
+            Level::Input => "input",
+        };
+        printer.line(&format!("{:<width$}  map of the {level}, {}", method.name, method.sign))?;
+        printer.line(&format!("{:<width$}  {}", "", method.passes))?;
+        printer.line(&format!("{:<width$}  {}", "", method.source))?;
+    }
+    Ok(FINE)
+}
+
+/// Describes a safetensors file; fails when it could not be explained with.
+pub fn inspect(path: &Path, model: Option<&str>, printer: &mut Printer) -> Result<u8> {
+    let model = model.map(Model::named).transpose()?;
+    let tensors = Tensors::open(path)?;
+    let mut dtypes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for info in tensors.infos().values() {
+        let entry = dtypes.entry(&info.dtype_name).or_default();
+        entry.0 += 1;
+        entry.1 += info.shape.iter().product::<usize>();
+    }
+    let size = tensors.file_len() as f64 / f64::from(1 << 20);
+    printer.line(&format!("file        {}, {size:.1} MiB, {} tensors", path.display(), tensors.infos().len()))?;
+    for (name, (count, values)) in dtypes {
+        printer.line(&format!("  {name:<9} {count} tensors, {values} values"))?;
+    }
+    for (key, value) in tensors.metadata() {
+        printer.line(&format!("metadata    {key} = {}", short(value)))?;
+    }
+    let looks_like = Model::recognise(&tensors);
+    match looks_like {
+        Some(model) => printer.line(&format!("looks like  {}", model.name))?,
+        None => printer.line("looks like  no network that ucag knows")?,
+    }
+    let network = Network::from_tensors(&tensors, model).map_err(|error| anyhow!(error))?;
+    let classes = network.graph.classes();
+    let named = match network.labels.as_slice() {
+        [] => "without names".into(),
+        labels => format!("{}, …", labels[..labels.len().min(4)].join(", ")),
+    };
+    let layer = &network.graph.node(network.layer).name;
+    let preprocess = network.preprocess;
+    printer.line(&format!("network     {}, layer {layer}", network.model.name))?;
+    printer.line(&format!("classes     {classes}: {named}"))?;
+    printer.line(&format!(
+        "pictures    {} pixels, mean {:?}, std {:?}",
+        preprocess.size, preprocess.mean, preprocess.std
+    ))?;
+    printer.line("fits: it can be explained with")?;
+    Ok(FINE)
+}
+
+/// The beginning of a long text, on one line.
+fn short(text: &str) -> String {
+    const MOST: usize = 100;
+    let line: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MOST).is_some() { line + "…" } else { line }
+}

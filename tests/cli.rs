@@ -1,0 +1,412 @@
+//! The program as its users run it, with a tiny network.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::Value;
+use tempfile::TempDir;
+use ucag::models::Model;
+
+const LABELS: &[&str] = &["tabby cat", "tiger cat", "dog", "golden retriever", "bear", "cat"];
+
+/// A folder with weights and photos.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::write(place.path("net.safetensors"), weights(false)).unwrap();
+        place.photo("photo.png");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn photo(&self, name: &str) {
+        let colour = |x: u32, y: u32| image::Rgb([(x * 3) as u8, (y * 5) as u8, ((x * y) % 251) as u8]);
+        image::RgbImage::from_fn(80, 60, colour).save(self.path(name)).unwrap();
+    }
+
+    /// `explain` with settings that are fast.
+    fn explain(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["explain", "--grid", "2", "--rho", "0.6", "--alpha", "1"], arguments].concat())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ucag-fast"));
+        command.current_dir(self.folder.path()).env("UCAG_WEIGHTS", "net.safetensors").args(arguments);
+        command
+    }
+
+    /// Names in a folder, sorted; hidden ones too.
+    fn files(&self, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(folder)).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// A narrow ResNet-18; with a `dead` head no class has evidence.
+fn weights(dead: bool) -> Vec<u8> {
+    let (_, list) = Model::named("resnet18").unwrap().blueprint(LABELS.len(), 16).unwrap();
+    let mut state = 1u32;
+    let mut draw = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = list
+        .into_iter()
+        .map(|(key, shape)| {
+            let count: usize = shape.iter().product();
+            let gain = (3.0 / shape[1..].iter().product::<usize>() as f32).sqrt();
+            let value = |v: f32| match shape.len() {
+                1 if key.ends_with("weight") || key.ends_with("var") => 1.0 + 0.2 * v,
+                1 => 0.1 * v,
+                2 if dead => 0.0,
+                _ => gain * v,
+            };
+            let bytes = (0..count).flat_map(|_| value(draw()).to_le_bytes()).collect();
+            (key, shape, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(k, s, b)| (k.as_str(), TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+    let metadata = [("ucag.size", "64".into()), ("ucag.labels", serde_json::to_string(LABELS).unwrap())];
+    let metadata: HashMap<String, String> = metadata.map(|(k, v)| (k.to_string(), v)).into();
+    safetensors::serialize(views, Some(metadata)).unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn fine(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The run failed, said so in the agreed form and named `words`.
+#[track_caller]
+fn failed(output: &Output, words: &[&str]) {
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.starts_with("ucag-fast: error: "), "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    for word in words {
+        assert!(errors.contains(word), "expected `{word}` in: {errors}");
+    }
+}
+
+#[test]
+fn a_photo_gives_overlay_and_json() {
+    let place = Place::new();
+    let printed = fine(&place.explain(&["photo.png", "--out", "new/folder"]));
+    assert!(printed.contains("photo.png (80×60)") && printed.contains('%'), "{printed}");
+    assert_eq!(place.files("new/folder"), ["photo.json", "photo.overlay.png"]);
+    let overlay = image::open(place.path("new/folder/photo.overlay.png")).unwrap();
+    assert_eq!((overlay.width(), overlay.height()), (80, 60));
+}
+
+#[test]
+fn every_kind_of_file_and_every_field() {
+    let place = Place::new();
+    let kinds = "overlay,panel,heat,npy,png16,json,npy";
+    let printed = fine(&place.explain(&["photo.png", "--out", "o", "--emit", kinds, "--json"]));
+    let expected =
+        ["photo.heat.png", "photo.json", "photo.npy", "photo.overlay.png", "photo.panel.png", "photo.png16.png"];
+    assert_eq!(place.files("o"), expected);
+    assert_eq!(printed.lines().count(), 1);
+    let line: Value = serde_json::from_str(&printed).unwrap();
+    let file: Value = serde_json::from_slice(&std::fs::read(place.path("o/photo.json")).unwrap()).unwrap();
+    assert_eq!(line, file);
+    for key in [
+        "/version",
+        "/input/path",
+        "/input/sha256",
+        "/network/model",
+        "/network/weights",
+        "/network/sha256",
+        "/method",
+        "/layer",
+        "/mode",
+        "/classes/0/class",
+        "/classes/0/label",
+        "/classes/0/probability",
+        "/classes/0/status",
+        "/classes/0/map/min",
+        "/classes/0/map/max",
+        "/classes/0/map/sum",
+        "/classes/0/patch_probabilities/3",
+        "/top5/4/label",
+        "/grid/n",
+        "/grid/rho",
+        "/grid/alpha",
+        "/grid/patch/1",
+        "/grid/scaled/1",
+        "/grid/offsets/rows/1",
+        "/grid/offsets/columns/1",
+        "/working/to_photo/offset/1",
+        "/resize",
+        "/timings_ms/decode",
+        "/timings_ms/resize",
+        "/timings_ms/plan",
+        "/timings_ms/whole",
+        "/timings_ms/patches",
+        "/timings_ms/fold",
+        "/timings_ms/explain",
+        "/timings_ms/render",
+        "/timings_ms/total",
+        "/threads",
+        "/device",
+    ] {
+        assert!(line.pointer(key).is_some(), "{key} is missing in {line}");
+    }
+    assert_eq!(line["schema"], 1);
+    assert_eq!(line["input"]["width"], 80);
+    assert_eq!(line["network"]["classes"], 6);
+    assert_eq!(line["files"].as_array().unwrap().len(), 6);
+    assert_eq!(line["working"]["width"], 85);
+    assert_eq!(line["working"]["height"], 64);
+    assert_eq!(line["working"]["to_photo"]["scale"][1], 60.0 / 64.0);
+    let npy = std::fs::read(place.path("o/photo.npy")).unwrap();
+    let header = b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (64, 85), }";
+    assert_eq!(&npy[..header.len()], header);
+    assert_eq!(npy.len(), 128 + 64 * 85 * 4);
+    let deep = image::open(place.path("o/photo.png16.png")).unwrap();
+    assert_eq!((deep.width(), deep.height(), deep.color()), (85, 64, image::ColorType::L16));
+}
+
+#[test]
+fn several_classes_are_told_apart_in_names() {
+    let place = Place::new();
+    let arguments =
+        ["photo.png", "--out", "o", "--class", "DOG", "--class", "1", "--class", "retriever", "--class", "cat"];
+    fine(&place.explain(&arguments));
+    let expected =
+        ["photo.1.overlay.png", "photo.2.overlay.png", "photo.3.overlay.png", "photo.5.overlay.png", "photo.json"];
+    assert_eq!(place.files("o"), expected);
+    fine(&place.explain(&["photo.png", "--out", "p", "--top", "2", "--emit", "npy"]));
+    assert_eq!(place.files("p").len(), 2);
+    fine(&place.explain(&["photo.png", "--out", "q", "--plain", "--method", "lrp-epsilon-plus", "--resize", "crop"]));
+    let json: Value = serde_json::from_slice(&std::fs::read(place.path("q/photo.json")).unwrap()).unwrap();
+    assert!(json["grid"].is_null());
+    assert_eq!(json["working"]["width"], 64);
+}
+
+#[test]
+fn folders_lists_and_standard_input() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("photos")).unwrap();
+    for name in ["b.png", "a.jpg", "a.overlay.png", "two words.png"] {
+        place.photo(&format!("photos/{name}"));
+    }
+    std::fs::write(place.path("photos/notes.txt"), "no photo").unwrap();
+    let printed = fine(&place.explain(&["photos", "--json", "--out", "o", "--emit", "json"]));
+    let stems: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["input"]["path"].clone()).collect();
+    assert_eq!(stems, ["photos/a.jpg", "photos/b.png", "photos/two words.png"]);
+
+    let list = "photos/a.jpg dog\n\nphotos/two words.png\tgolden retriever\nphoto.png\n";
+    std::fs::write(place.path("list.txt"), list).unwrap();
+    let printed = fine(&place.explain(&["--list", "list.txt", "--json", "--class", "bear"]));
+    let classes: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["classes"][0]["class"].clone())
+        .collect();
+    assert_eq!(classes, [2, 3, 4]);
+
+    let mut command =
+        place.command(&["explain", "-", "--grid", "2", "--rho", "1", "--alpha", "1", "--out", "in", "--quiet"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&std::fs::read(place.path("photo.png")).unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(fine(&output), "");
+    assert_eq!(place.files("in"), ["stdin.json", "stdin.overlay.png"]);
+}
+
+#[test]
+fn a_stem_used_twice_is_an_error_before_any_work() {
+    let place = Place::new();
+    place.photo("photo.jpg");
+    failed(&place.explain(&["photo.png", "photo.jpg", "--out", "o"]), &["photo.png", "photo.jpg"]);
+    assert!(!place.path("o").exists());
+}
+
+#[test]
+fn bad_photos_do_not_keep_good_ones_from_being_explained() {
+    let place = Place::new();
+    let whole = std::fs::read(place.path("photo.png")).unwrap();
+    std::fs::write(place.path("cut.png"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(place.path("empty.png"), "").unwrap();
+    std::fs::write(place.path("huge.ppm"), "P6\n90000 90000\n255\n").unwrap();
+    std::fs::create_dir(place.path("bare")).unwrap();
+    image::RgbImage::new(900, 4).save(place.path("narrow.png")).unwrap();
+    let photos = ["cut.png", "empty.png", "huge.ppm", "bare", "narrow.png", "none.png", "photo.png/x.png", "photo.png"];
+    let output = place.explain(&[&photos[..], &["--out", "o", "--json"]].concat());
+    failed(&output, &["cut.png", "empty file", "90000", "bare", "900×4", "none.png", "photo.png/x.png"]);
+    assert_eq!(text(&output.stderr).lines().count(), 7, "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 1);
+    assert_eq!(place.files("o"), ["photo.json", "photo.overlay.png"]);
+}
+
+#[test]
+fn a_photo_of_one_pixel_is_explained() {
+    let place = Place::new();
+    image::RgbImage::new(1, 1).save(place.path("dot.png")).unwrap();
+    let output = place.explain(&["dot.png", "--out", "o", "--emit", "overlay,heat,panel"]);
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
+    assert_eq!(place.files("o").len(), 3);
+}
+
+#[test]
+fn maps_that_say_nothing_are_a_status() {
+    let place = Place::new();
+    std::fs::write(place.path("dead.safetensors"), weights(true)).unwrap();
+    let output = place.explain(&["photo.png", "--weights", "dead.safetensors", "--out", "o"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("empty"), "{}", text(&output.stdout));
+    let json: Value = serde_json::from_slice(&std::fs::read(place.path("o/photo.json")).unwrap()).unwrap();
+    assert_eq!(json["classes"][0]["status"], "empty");
+    let pixels = |name: &str| image::open(place.path(name)).unwrap().into_rgb8();
+    assert_eq!(pixels("o/photo.overlay.png"), pixels("photo.png"));
+}
+
+#[test]
+fn options_that_make_no_sense() {
+    let place = Place::new();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--class", "6"], &["0 to 5"]),
+        (&["--class", "ca"], &["3 names match", "tabby cat", "tiger cat"]),
+        (&["--class", "unicorn"], &["unicorn", "tabby cat"]),
+        (&["--top", "7"], &["1 to 6"]),
+        (&["--top", "0"], &["1 to 6"]),
+        (&["--model", "alexnet"], &["alexnet", "resnet18"]),
+        (&["--model", "vgg16"], &["vgg16", "missing"]),
+        (&["--method", "tea-leaves"], &["tea-leaves", "grad-cam"]),
+        (&["--layer", "layer9"], &["layer9", "layer4"]),
+        (&["--layer", "fc"], &["fc"]),
+        (&["--grid", "2", "--rho", "0.3"], &["uncovered"]),
+        (&["--rho", "1.5"], &["rho"]),
+        (&["--alpha", "-1"], &["alpha"]),
+        (&["--grid", "0"], &["patches"]),
+        (&["--size", "0"], &["size"]),
+        (&["--threads", "0"], &["threads"]),
+        (&["--memory", "1K"], &["memory", "MiB"]),
+        (&["--memory", "much"], &["512M"]),
+        (&["--device", "gpu"], &["auto", "cpu"]),
+        (&["--mode", "draft"], &["paper", "release"]),
+        (&["--emit", "gif"], &["overlay"]),
+        (&["--plain", "--emit", "panel"], &["panel"]),
+        (&["--weights", "none.safetensors"], &["none.safetensors"]),
+        (&["--weights", "photo.png"], &["photo.png", "safetensors"]),
+        (&["--labels", "none.txt"], &["none.txt"]),
+        (&["--labels", "photo.list"], &["6 names"]),
+        (&["--list", "none.list"], &["none.list"]),
+        (&["--out", "photo.png"], &["photo.png"]),
+        (&["--out", "photo.png/below"], &["photo.png/below"]),
+        (&["--nonsense"], &["--nonsense"]),
+    ];
+    std::fs::write(place.path("photo.list"), "cat\ndog\n").unwrap();
+    let before = place.files(".");
+    for (arguments, words) in cases {
+        let fixed: &[&str] = &["explain", "photo.png"];
+        failed(&place.run(&[fixed, arguments].concat()), words);
+        assert_eq!(place.files("."), before, "{arguments:?} left something");
+    }
+    failed(&place.run(&["explain"]), &["PHOTO"]);
+}
+
+#[test]
+fn files_are_replaced_whole_or_not_at_all() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("o/photo.json")).unwrap();
+    std::fs::write(place.path("o/photo.overlay.png"), "old").unwrap();
+    failed(&place.explain(&["photo.png", "--out", "o"]), &["photo.json"]);
+    assert_eq!(std::fs::read(place.path("o/photo.overlay.png")).unwrap(), b"old");
+    std::fs::remove_dir(place.path("o/photo.json")).unwrap();
+    fine(&place.explain(&["photo.png", "--out", "o"]));
+    assert_eq!(place.files("o"), ["photo.json", "photo.overlay.png"]);
+    assert!(image::open(place.path("o/photo.overlay.png")).is_ok());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |name: &str| std::fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("o/photo.json"), mode("photo.png"), "as any new file");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_or_closed_standard_output() {
+    let place = Place::new();
+    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
+    let output = place.command(&["methods"]).stdout(full()).output().unwrap();
+    failed(&output, &["standard output"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = place.command(&["methods"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn full_and_read_only_disks() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("disk")).unwrap();
+    let disk = place.path("disk").display().to_string();
+    let mount = |arguments: &[&str]| Command::new("mount").args(arguments).arg(&disk).output();
+    if !mount(&["-t", "tmpfs", "-o", "size=4k", "none"]).is_ok_and(|done| done.status.success()) {
+        return; // only the superuser may mount
+    }
+    let full = place.explain(&["photo.png", "--out", "disk"]);
+    let left = place.files("disk");
+    mount(&["-o", "remount,ro"]).unwrap();
+    let locked = place.explain(&["photo.png", "--out", "disk"]);
+    Command::new("umount").arg(&disk).status().unwrap();
+    failed(&full, &["photo.overlay.png", "No space left"]);
+    assert!(left.is_empty(), "{left:?}");
+    failed(&locked, &["disk", "Read-only"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_leaves_no_temporary_file() {
+    let place = Place::new();
+    let mut child = place.command(&["explain", "photo.png", "--grid", "40", "--out", "o"]).spawn().unwrap();
+    while !Path::new(&place.path("o")).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(place.files("o").is_empty());
+}
+
+#[test]
+fn models_methods_and_inspect() {
+    let place = Place::new();
+    assert!(fine(&place.run(&["models"])).contains("vgg16"));
+    assert!(fine(&place.run(&["models", "resnet18"])).contains("layer4  (default)"));
+    assert!(fine(&place.run(&["methods"])).contains("lrp-epsilon-plus"));
+    let facts = fine(&place.run(&["inspect", "net.safetensors"]));
+    for word in ["resnet18", "F32", "ucag.labels", "6: tabby cat"] {
+        assert!(facts.contains(word), "expected `{word}` in: {facts}");
+    }
+    failed(&place.run(&["inspect", "net.safetensors", "--model", "resnet34"]), &["missing"]);
+    failed(&place.run(&["inspect", "photo.png"]), &["photo.png"]);
+    failed(&place.run(&["models", "alexnet"]), &["alexnet"]);
+    assert!(fine(&place.run(&["--version"])).starts_with("ucag-fast "));
+    assert!(fine(&place.run(&["explain", "--help"])).contains("Examples"));
+}

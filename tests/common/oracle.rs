@@ -1,0 +1,198 @@
+//! The oracle for whole networks in `f64`: all activations, the gradient, and relevance by the rules of set Z as
+//! `methods.md` 10 states them. Knows the graph's nodes and weights; shares no code with the engine.
+
+use super::reference::{self as layer, Average, Size, Window};
+use super::to_f64;
+use ucag::net::{AvgPool, Graph, NodeId, Op, Shape};
+
+/// A network and its values for one picture.
+pub struct Oracle<'g> {
+    graph: &'g Graph,
+    shapes: Vec<Shape>,
+    /// Weights of each parameter in file order.
+    weights: Vec<Vec<f64>>,
+    biases: Vec<Vec<f64>>,
+    /// Output of every node.
+    pub values: Vec<Vec<f64>>,
+}
+
+/// Stabilisers of relevance propagation, and which rule convolutions follow.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    pub z_plus: bool,
+    pub eps: f64,
+}
+
+/// Zennit's `EpsilonPlus`.
+pub const EPSILON_PLUS: Rules = Rules { z_plus: true, eps: 1e-6 };
+
+fn window(w: &ucag::net::Window) -> Window {
+    Window { kernel: w.kernel, stride: w.stride, pad: w.pad }
+}
+
+fn average(pool: &AvgPool) -> Average {
+    match pool {
+        AvgPool::Window(w) => Average::Window(window(w)),
+        AvgPool::Adaptive(h, w) => Average::Adaptive(*h, *w),
+    }
+}
+
+impl<'g> Oracle<'g> {
+    /// Runs the network forward.
+    pub fn new(graph: &'g Graph, (h, w): (usize, usize), input: &[f64]) -> Self {
+        let file_order = |p: &ucag::net::Param| {
+            let ([kh, kw], i, o) = (p.kernel, p.inputs, p.outputs);
+            let is_conv =
+                graph.nodes().iter().any(|n| matches!(n.op, Op::Conv { param, .. } if graph.param(param).key == p.key));
+            if !is_conv {
+                return to_f64(&p.weight);
+            }
+            let at = |f: usize| {
+                let (oc, ic, tap) = (f / (i * kh * kw), f / (kh * kw) % i, f % (kh * kw));
+                f64::from(p.weight[(tap * i + ic) * o + oc])
+            };
+            (0..p.weight.len()).map(at).collect()
+        };
+        let weights = graph.params().iter().map(file_order).collect();
+        let biases = graph.params().iter().map(|p| to_f64(&p.bias)).collect();
+        let shapes = graph.shapes(h, w).expect("a picture that is large enough");
+        let mut oracle = Self { graph, shapes, weights, biases, values: vec![] };
+        oracle.forward(input);
+        oracle
+    }
+
+    /// Runs it again on another input of the same size.
+    pub fn forward(&mut self, input: &[f64]) {
+        self.values = vec![input.to_vec()];
+        for node in &self.graph.nodes()[1..] {
+            let from = node.inputs[0];
+            let (x, size) = (&self.values[from.0], self.size(from));
+            let y = match &node.op {
+                Op::Input => unreachable!("only the first node is the input"),
+                Op::Conv { .. } | Op::Linear { .. } => {
+                    let (weight, bias) = self.parameters(&node.op);
+                    layer::biased(&self.apply(&node.op, x, size, weight), bias)
+                }
+                Op::Relu => layer::relu(x),
+                Op::MaxPool(w) => layer::max_pool(x, size, &window(w)).0,
+                Op::AvgPool(pool) => layer::avg_pool(x, size, &average(pool)),
+                Op::Add => layer::sum(x, &self.values[node.inputs[1].0]),
+                Op::Flatten => layer::flatten(x, size),
+            };
+            self.values.push(y);
+        }
+    }
+
+    pub fn logits(&self) -> &[f64] {
+        &self.values[self.graph.output().0]
+    }
+
+    fn size(&self, id: NodeId) -> Size {
+        let s = self.shapes[id.0];
+        (s.h, s.w, s.c)
+    }
+
+    fn parameters(&self, op: &Op) -> (&[f64], &[f64]) {
+        match op {
+            Op::Conv { param, .. } | Op::Linear { param } => (&self.weights[param.0], &self.biases[param.0]),
+            _ => unreachable!("an operation without weights"),
+        }
+    }
+
+    /// `w*x`
+    fn apply(&self, op: &Op, x: &[f64], size: Size, weight: &[f64]) -> Vec<f64> {
+        match op {
+            Op::Conv { window: w, param } => layer::conv(x, size, weight, self.graph.param(*param).outputs, &window(w)),
+            _ => layer::linear(x, weight),
+        }
+    }
+
+    /// `JT_w[s]`
+    fn transposed(&self, op: &Op, s: &[f64], size: Size, weight: &[f64]) -> Vec<f64> {
+        match op {
+            Op::Conv { window: w, param } => {
+                layer::conv_back(s, size, weight, self.graph.param(*param).outputs, &window(w))
+            }
+            _ => layer::linear_back(s, weight),
+        }
+    }
+
+    /// Gradient of the class's logit at every node.
+    pub fn gradient(&self, class: usize) -> Vec<Vec<f64>> {
+        self.down(class, 1.0, |op, input, y, r| {
+            let (x, size) = (&self.values[input[0].0], self.size(input[0]));
+            match op {
+                Op::Conv { .. } | Op::Linear { .. } => vec![self.transposed(op, r, size, self.parameters(op).0)],
+                Op::Relu => vec![r.iter().zip(y).map(|(r, y)| if *y > 0.0 { *r } else { 0.0 }).collect()],
+                Op::AvgPool(pool) => vec![layer::avg_pool_back(r, size, &average(pool))],
+                Op::Add => vec![r.to_vec(); 2],
+                _ => vec![self.rearranged(op, x, size, r)],
+            }
+        })
+    }
+
+    /// Relevance of the class's logit at every node.
+    pub fn relevance(&self, class: usize, rules: Rules) -> Vec<Vec<f64>> {
+        self.down(class, self.logits()[class], |op, input, y, r| {
+            let (x, size) = (&self.values[input[0].0], self.size(input[0]));
+            match op {
+                Op::Conv { .. } if rules.z_plus => vec![self.z_plus(op, x, size, r, rules.eps)],
+                Op::Conv { .. } | Op::Linear { .. } => {
+                    let s = layer::quotient(r, y, rules.eps);
+                    vec![layer::product(x, &self.transposed(op, &s, size, self.parameters(op).0))]
+                }
+                Op::Relu => vec![r.to_vec()],
+                Op::AvgPool(pool) => {
+                    let s = layer::quotient(r, y, rules.eps);
+                    vec![layer::product(x, &layer::avg_pool_back(&s, size, &average(pool)))]
+                }
+                Op::Add => {
+                    let s = layer::quotient(r, y, rules.eps);
+                    vec![layer::product(x, &s), layer::product(&self.values[input[1].0], &s)]
+                }
+                _ => vec![self.rearranged(op, x, size, r)],
+            }
+        })
+    }
+
+    /// `D = w⁺*x⁺ + b⁺ + w⁻*x⁻`, `S = divs(R, D)`, `x⁺ ⊙ JT_{w⁺}[S] + x⁻ ⊙ JT_{w⁻}[S]`
+    fn z_plus(&self, op: &Op, x: &[f64], size: Size, r: &[f64], eps: f64) -> Vec<f64> {
+        let (weight, bias) = self.parameters(op);
+        let (wp, wn) = (layer::positive(weight), layer::negative(weight));
+        let (xp, xn) = (layer::positive(x), layer::negative(x));
+        let d = layer::sum(&self.apply(op, &xp, size, &wp), &self.apply(op, &xn, size, &wn));
+        let s = layer::quotient(r, &layer::biased(&d, &layer::positive(bias)), eps);
+        let plus = layer::product(&xp, &self.transposed(op, &s, size, &wp));
+        layer::sum(&plus, &layer::product(&xn, &self.transposed(op, &s, size, &wn)))
+    }
+
+    /// Operations that only move values: the winner takes all, and the order changes back.
+    fn rearranged(&self, op: &Op, x: &[f64], size: Size, r: &[f64]) -> Vec<f64> {
+        match op {
+            Op::MaxPool(w) => {
+                let (_, index) = layer::max_pool(x, size, &window(w));
+                layer::max_pool_back(r, &index, size, &window(w))
+            }
+            Op::Flatten => layer::flatten_back(r, size),
+            _ => unreachable!("{op:?} has a rule of its own"),
+        }
+    }
+
+    /// Starts with `seed` at the class; `rule(op, inputs, output, arrived)` gives each input's share.
+    fn down(
+        &self,
+        class: usize,
+        seed: f64,
+        rule: impl Fn(&Op, &[NodeId], &[f64], &[f64]) -> Vec<Vec<f64>>,
+    ) -> Vec<Vec<f64>> {
+        let mut arrived: Vec<Vec<f64>> = self.values.iter().map(|v| vec![0.0; v.len()]).collect();
+        arrived[self.graph.output().0][class] = seed;
+        for (i, node) in self.graph.nodes().iter().enumerate().skip(1).rev() {
+            let shares = rule(&node.op, &node.inputs, &self.values[i], &arrived[i]);
+            for (input, share) in node.inputs.iter().zip(shares) {
+                arrived[input.0] = layer::sum(&arrived[input.0], &share);
+            }
+        }
+        arrived
+    }
+}

@@ -1,0 +1,158 @@
+//! Runs single instructions and whole programs on the CPU backend.
+
+use std::sync::Arc;
+
+use ucag::backend::cpu::Cpu;
+use ucag::backend::{ALIGN, Backend, Batch, Dtype, Instr, Scope, Slot, Step};
+use ucag::engine::{Composite, Reg, Writer, walk_down};
+use ucag::grid::{FoldPlan, GridPlan, Resample, Weighting};
+use ucag::models::Preprocess;
+use ucag::net::{Graph, NodeId};
+
+/// Bytes between slots that nobody may touch.
+const GUARD: usize = 2 * ALIGN;
+
+/// What the guards and, before a run, the results are filled with: `f32` reads it as no number.
+const UNTOUCHED: u8 = 0xff;
+
+/// A backend with an arena that is laid out slot by slot.
+pub struct Rig {
+    cpu: Cpu,
+    pub resample: Resample,
+    pub fold: FoldPlan,
+    contents: Vec<(Slot, Vec<u8>)>,
+    end: usize,
+}
+
+impl Rig {
+    pub fn new(graph: &Arc<Graph>, threads: usize) -> Self {
+        let whole = GridPlan::whole(1, 1);
+        Self {
+            cpu: Cpu::new(graph.clone(), threads).expect("threads"),
+            resample: whole.resample(&Preprocess::default()),
+            fold: whole.fold((1, 1), Weighting::One),
+            contents: vec![],
+            end: GUARD,
+        }
+    }
+
+    /// Room for `samples` samples (1 for a shared slot), with the given contents.
+    pub fn slot(&mut self, len: usize, lanes: usize, dtype: Dtype, scope: Scope, contents: Vec<u8>) -> Slot {
+        let slot = Slot { offset: self.end, len, lanes, dtype, scope };
+        self.end += contents.len().next_multiple_of(ALIGN) + GUARD;
+        self.contents.push((slot, contents));
+        slot
+    }
+
+    /// Room for a result.
+    pub fn result(&mut self, len: usize, lanes: usize, dtype: Dtype, scope: Scope, samples: usize) -> Slot {
+        self.slot(len, lanes, dtype, scope, vec![UNTOUCHED; len * lanes * dtype.bytes() * samples])
+    }
+
+    /// Runs one instruction on a batch; returns the bytes of the asked slots. Checks that nothing else was written.
+    pub fn run(&mut self, instr: Instr<Slot>, samples: usize, image: &[u8], results: &[Slot]) -> Vec<Vec<u8>> {
+        let steps = [Step { node: "test".into(), instr }];
+        self.cpu.reserve(self.end).expect("memory");
+        self.cpu.prepare(&steps).expect("memory");
+        let all = Slot { offset: 0, len: self.end, lanes: 1, dtype: Dtype::U8, scope: Scope::Shared };
+        self.cpu.write(&all, &vec![UNTOUCHED; self.end]).expect("write");
+        for (slot, contents) in &self.contents {
+            self.cpu.write(slot, contents).expect("write");
+        }
+        let batch = Batch { first: 0, len: samples, image, resample: &self.resample, fold: &self.fold };
+        self.cpu.run(&steps, &batch).expect("run");
+        let mut after = vec![0; self.end];
+        self.cpu.read(&all, &mut after).expect("read");
+        let mut free = 0;
+        for (slot, contents) in &self.contents {
+            let untouched = after[free..slot.offset].iter().all(|b| *b == UNTOUCHED);
+            assert!(untouched, "{:?} wrote outside its slots", steps[0].instr);
+            free = slot.offset + contents.len();
+            let kept = results.contains(slot) || after[slot.offset..free] == contents[..];
+            assert!(kept, "{:?} wrote into an operand", steps[0].instr);
+        }
+        let find = |slot: &Slot| self.contents.iter().find(|(s, _)| s == slot).expect("a slot of this rig");
+        results.iter().map(|slot| after[slot.offset..slot.offset + find(slot).1.len()].to_vec()).collect()
+    }
+}
+
+/// A picture and its size, the input of a program.
+#[derive(Clone)]
+pub struct Picture {
+    pub size: (usize, usize),
+    pub pixels: Vec<u8>,
+}
+
+impl Picture {
+    pub fn new(h: usize, w: usize, seed: u64) -> Self {
+        Self { size: (h, w), pixels: super::picture(h, w, seed) }
+    }
+
+    /// The network's input, pixel by pixel.
+    pub fn normalised(&self) -> Vec<f64> {
+        let pre = Preprocess::default();
+        let value = |(i, v): (usize, &u8)| {
+            let (mean, std) = (f64::from(pre.mean[i % 3]), f64::from(pre.std[i % 3]));
+            f64::from(((f64::from(*v) / 255.0 - mean) / std) as f32)
+        };
+        self.pixels.iter().enumerate().map(value).collect()
+    }
+}
+
+/// Writes a program for one picture, runs it and returns one value a class, class after class. `write` is given the
+/// register of the class indices and returns the asked value.
+pub fn program(
+    graph: &Arc<Graph>,
+    picture: &Picture,
+    classes: &[usize],
+    write: impl FnOnce(&mut Writer<'_>, Reg) -> (Reg, usize),
+) -> Vec<f32> {
+    let (h, w) = picture.size;
+    let mut writer = Writer::new(graph, (h, w), classes.len()).expect("a picture that is large enough");
+    let shared = |offset, len, lanes, dtype| Slot { offset, len, lanes, dtype, scope: Scope::Shared };
+    let class_slot = shared(0, classes.len(), 1, Dtype::U32);
+    let class_reg = writer.fixed(class_slot);
+    let (value, len) = write(&mut writer, class_reg);
+    let result_slot = shared(ALIGN, len, classes.len(), Dtype::F32);
+    let y = writer.fixed(result_slot);
+    writer.push(Instr::Keep { x: value, y });
+    writer.forward();
+    writer.unfold((h, w));
+    let base = (ALIGN + len * classes.len() * 4).next_multiple_of(ALIGN);
+    let (steps, end) = writer.lay_out(base, 1);
+
+    let mut cpu = Cpu::new(graph.clone(), 2).expect("threads");
+    cpu.reserve(end).expect("memory");
+    cpu.prepare(&steps).expect("memory");
+    let indices: Vec<u8> = classes.iter().flat_map(|c| (*c as u32).to_le_bytes()).collect();
+    cpu.write(&class_slot, &indices).expect("write");
+    let whole = GridPlan::whole(h, w);
+    let (resample, fold) = (whole.resample(&Preprocess::default()), whole.fold((1, 1), Weighting::One));
+    let batch = Batch { first: 0, len: 1, image: &picture.pixels, resample: &resample, fold: &fold };
+    cpu.run(&steps, &batch).expect("run");
+    let mut bytes = vec![0; len * classes.len() * 4];
+    cpu.read(&result_slot, &mut bytes).expect("read");
+    floats(&bytes)
+}
+
+/// The engine's walk from the logits, each class's seed being 1 or its logit, down to `stop`.
+pub fn walk(
+    graph: &Arc<Graph>,
+    picture: &Picture,
+    classes: &[usize],
+    stop: NodeId,
+    composite: &Composite,
+    from_logit: bool,
+) -> Vec<f32> {
+    program(graph, picture, classes, |w, classes| {
+        let value = from_logit.then(|| w.value(graph.output()));
+        let y = w.class_reg(graph.classes());
+        w.push(Instr::Seed { classes, value, y });
+        let result = walk_down(w, y, stop, composite).expect("the output depends on every node");
+        (result, w.shape(stop).len())
+    })
+}
+
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}

@@ -1,0 +1,104 @@
+//! Every method on every network: finite maps of the right size, whose bits depend on nothing but the picture.
+
+mod common;
+
+use ucag::methods::METHODS;
+use ucag::models::MODELS;
+use ucag::{Explainer, Explanation, Fit, Frame, Grid, Maps, Network, Target};
+
+const SIZE: (usize, usize) = (40, 47);
+
+/// Nine patches, each scaled to little more than the smallest picture that a VGG takes.
+fn grid() -> Grid {
+    Grid { n: 3, rho: Some(0.7), alpha: 1.3, ..Grid::default() }
+}
+
+struct Setting {
+    method: &'static str,
+    batch: usize,
+    threads: usize,
+}
+
+fn explainer(network: &Network, setting: &Setting) -> Explainer {
+    let builder = Explainer::with_network(network.clone()).method(setting.method).maps(Maps::Both).grid(grid());
+    let builder = builder.fit(Fit::None).batch(setting.batch).threads(setting.threads);
+    builder.build().expect("an explainer")
+}
+
+fn explain(explainer: &mut Explainer, target: &Target) -> Explanation {
+    let pixels = common::picture(SIZE.0, SIZE.1, 1);
+    let frame = Frame::rgb(&pixels, SIZE.0, SIZE.1).expect("a frame");
+    explainer.explain(&frame, target).expect("an explanation")
+}
+
+/// Everything that an explanation says about one class, as bits.
+fn bits(explanation: &Explanation, class: usize) -> Vec<u32> {
+    let entry = explanation.classes.iter().find(|c| c.class == class).expect("the class was asked for");
+    let maps = entry.ucag.iter().chain(&entry.plain).flat_map(|m| &m.data);
+    maps.chain(&entry.patch_probabilities).chain([&entry.probability]).map(|v| v.to_bits()).collect()
+}
+
+fn check(network: &Network, method: &'static str) {
+    let what = format!("{method} on {}", network.model.name);
+    let mut first = explainer(network, &Setting { method, batch: 1, threads: 1 });
+    let top = explain(&mut first, &Target::Top(1));
+    let class = top.classes[0].class;
+    assert_eq!(class, top.top[0].0, "{what}");
+    assert_eq!(top.classes[0].patch_probabilities.len(), 9, "{what}");
+    let maps = [&top.classes[0].ucag, &top.classes[0].plain].map(|m| m.as_ref().expect("both maps"));
+    for map in maps {
+        assert_eq!((map.h, map.w), SIZE, "{what}");
+        assert!(map.data.iter().all(|v| v.is_finite()), "{what}: not finite");
+        let (low, high) = map.range();
+        assert!(high > low, "{what}: a flat map");
+    }
+    let expected = bits(&top, class);
+
+    let given = explain(&mut first, &Target::Classes(vec![class]));
+    assert_eq!(bits(&given, class), expected, "{what}: the top class, given by its number");
+    for (batch, threads) in [(1, 2), (2, 1), (5, 3), (5, 3), (9, 2)] {
+        let again = explain(&mut explainer(network, &Setting { method, batch, threads }), &Target::Top(1));
+        assert_eq!(bits(&again, class), expected, "{what}: batches of {batch} on {threads} threads");
+    }
+    assert_eq!(bits(&explain(&mut first, &Target::Top(1)), class), expected, "{what}: the second run");
+
+    let three = [class, (class + 1) % common::CLASSES, (class + 4) % common::CLASSES];
+    let together =
+        explain(&mut explainer(network, &Setting { method, batch: 2, threads: 2 }), &Target::Classes(three.to_vec()));
+    for class in three {
+        let alone = explain(&mut first, &Target::Classes(vec![class]));
+        assert_eq!(bits(&together, class), bits(&alone, class), "{what}: class {class} with others and alone");
+    }
+}
+
+/// One test per method would do; the networks are split so that they share the cores.
+fn check_networks(family: &str) {
+    for model in MODELS.iter().filter(|m| m.name.starts_with(family)) {
+        let network = common::tiny(model.name);
+        METHODS.iter().for_each(|method| check(&network, method.name));
+    }
+}
+
+#[test]
+fn every_method_on_every_resnet() {
+    check_networks("resnet");
+}
+
+#[test]
+fn every_method_on_every_vgg() {
+    check_networks("vgg");
+}
+
+/// No network escapes the two tests above.
+#[test]
+fn every_network_is_checked() {
+    assert!(MODELS.iter().all(|m| m.name.starts_with("resnet") || m.name.starts_with("vgg")));
+}
+
+/// Every network recognises itself from its tensors.
+#[test]
+fn every_network_is_recognised() {
+    for model in MODELS {
+        assert_eq!(common::tiny(model.name).model.name, model.name);
+    }
+}
