@@ -37,9 +37,10 @@ fn table(points: &[[f64; 3]]) -> Vec<[u8; 3]> {
     let (first, last) = (points[0][0], points[points.len() - 1][0]);
     let colour = |i: usize| {
         let l = first + (last - first) * i as f64 / (STEPS - 1) as f64;
-        let inside = |p: &[[f64; 3]]| l >= p[0][0].min(p[1][0]) && l <= p[0][0].max(p[1][0]);
-        let [a, b] = points.windows(2).find(|p| inside(p)).map_or([points[0]; 2], |p| [p[0], p[1]]);
-        let t = if a[0] == b[0] { 0.0 } else { (l - a[0]) / (b[0] - a[0]) };
+        let beyond = |p: &[f64; 3]| (p[0] - l) * (last - first) > 0.0;
+        let next = points.iter().position(beyond).unwrap_or(points.len() - 1);
+        let (a, b) = (points[next - 1], points[next]);
+        let t = (l - a[0]) / (b[0] - a[0]);
         let mix = |k: usize| a[k] + (b[k] - a[k]) * t;
         in_gamut(l, mix(1), mix(2).to_radians())
     };
