@@ -129,7 +129,7 @@ impl Builder {
             maps: self.maps,
             fit: self.fit,
             memory,
-            wanted_batch: self.batch.unwrap_or(3 * threads).max(1),
+            wanted_batch: self.batch.unwrap_or(2 * threads).max(1),
             exact_batch: self.batch.is_some(),
             closed_forms: self.closed_forms,
             threads,

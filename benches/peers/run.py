@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
-BEGIN, END = "<!-- peers: begin (written by benches/peers/run.py) -->", "<!-- peers: end -->"
 CAM_PEERS = ["openvino", "openvino-streams", "onnxruntime", "onnxruntime-streams", "torch", "pytorch-grad-cam"]
 # Job -> title, peers, warm samples per process, options of ours.
 JOBS = {
@@ -173,18 +172,22 @@ def machine(o):
             "*difference*: largest from the float64 reference, over its range."]
 
 
-def write(path, lines):
-    text = path.read_text() if path.exists() else f"# Benches\n\n{BEGIN}\n{END}\n"
-    head, _, rest = text.partition(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
+def write(path, network, lines):
+    """Replaces the network's block in the file, or appends it."""
+    begin, end = (f"<!-- peers {network}: {edge} (written by benches/peers/run.py) -->" for edge in ("begin", "end"))
+    text = path.read_text() if path.exists() else "# Benches\n"
+    head, found, rest = text.partition(begin)
+    tail = rest.partition(end)[2] if found else "\n"
+    path.write_text(f"{head if found else head.rstrip() + chr(10) * 2}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}")
 
 
 def main():
     o = options()
     enter_environment(o.venv)
     assert o.without_ours or o.binary.exists(), f"{o.binary} is missing: cargo build --release, or --without-ours"
-    sections, everything, others = [], {}, []
+    everything = {}
     for network in o.networks:
+        sections, others = [], []
         for photo in o.photos:
             for job in o.jobs:
                 subprocess.run([sys.executable, "-B", HERE / "prepare.py", o.cache, network, photo, job], check=True)
@@ -194,7 +197,7 @@ def main():
                 everything[f"{network}/{photo}/{job}"] = results
                 others += sum((r["others"] for r in results.values()), [])
                 share = f"- CPU taken by other processes during a group: median {statistics.median(others):.1%}, most {max(others):.1%}."
-                write(o.out, [*machine(o), share, *sections])
+                write(o.out, network, [f"## {network}", "", *machine(o), share, *sections])
                 if o.samples_out:
                     o.samples_out.write_text(json.dumps(everything, indent=1))
 

@@ -1,6 +1,7 @@
 //! The graph of a network and the builder that models are written with.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::params::{Norm, Param, ParamId, Values, fold_conv};
 use super::{AvgPool, Op, Tensors, Window};
@@ -21,11 +22,11 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
 }
 
-/// A network in topological order; the last node gives the logits.
+/// A network in topological order; the last node gives the logits. Clones share the weights.
 #[derive(Debug, Clone)]
 pub struct Graph {
     nodes: Vec<Node>,
-    params: Vec<Param>,
+    params: Arc<Vec<Param>>,
     aliases: Vec<(String, NodeId)>,
     removed: Vec<(String, String)>,
     readers: Vec<Vec<NodeId>>,
@@ -109,6 +110,7 @@ pub struct Builder<'a> {
     tensors: Option<&'a Tensors>,
     width: Box<dyn Fn(usize) -> usize>,
     graph: Graph,
+    params: Vec<Param>,
     channels: Vec<usize>,
     expected: TensorList,
     misfit: Misfit,
@@ -120,14 +122,14 @@ impl<'a> Builder<'a> {
     pub fn new(tensors: Option<&'a Tensors>, width: impl Fn(usize) -> usize + 'static) -> Self {
         let graph = Graph {
             nodes: vec![Node { name: "input".into(), op: Op::Input, inputs: vec![] }],
-            params: vec![],
+            params: Arc::default(),
             aliases: vec![],
             removed: vec![],
             readers: vec![],
             non_negative: vec![],
         };
         let misfit = Misfit::default();
-        Self { tensors, width: Box::new(width), graph, channels: vec![3], expected: vec![], misfit }
+        Self { tensors, width: Box::new(width), graph, params: vec![], channels: vec![3], expected: vec![], misfit }
     }
 
     /// The network's input: the normalised image.
@@ -143,7 +145,7 @@ impl<'a> Builder<'a> {
     /// A convolution named `key`, with bias; `outputs` is the nominal number of channels.
     pub fn conv(&mut self, x: NodeId, key: &str, outputs: usize, window: Window) -> Result<NodeId> {
         let param = self.conv_param(key, self.channels(x), outputs, window, true, None)?;
-        let channels = self.graph.param(param).outputs;
+        let channels = self.params[param.0].outputs;
         Ok(self.push(key, Op::Conv { window, param }, vec![x], channels))
     }
 
@@ -158,7 +160,7 @@ impl<'a> Builder<'a> {
         biased: bool,
     ) -> Result<NodeId> {
         let param = self.conv_param(key, self.channels(x), outputs, window, biased, Some(bn))?;
-        let channels = self.graph.param(param).outputs;
+        let channels = self.params[param.0].outputs;
         self.graph.removed.push((key.into(), bn.into()));
         Ok(self.push(bn, Op::Conv { window, param }, vec![x], channels))
     }
@@ -223,6 +225,7 @@ impl<'a> Builder<'a> {
             }
         }
         let graph = &mut self.graph;
+        graph.params = Arc::new(self.params);
         graph.readers = vec![vec![]; graph.nodes.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
             for input in &node.inputs {
@@ -248,8 +251,8 @@ impl<'a> Builder<'a> {
     }
 
     fn param(&mut self, param: Param) -> ParamId {
-        self.graph.params.push(param);
-        ParamId(self.graph.params.len() - 1)
+        self.params.push(param);
+        ParamId(self.params.len() - 1)
     }
 
     /// Number of outputs: the file's first axis, or the nominal number without a file.

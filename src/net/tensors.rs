@@ -46,11 +46,22 @@ pub struct TensorInfo {
 #[derive(Debug, Clone)]
 pub struct Tensors {
     path: PathBuf,
-    bytes: Arc<Bytes>,
+    source: Source,
+    file_len: usize,
     infos: BTreeMap<String, TensorInfo>,
     metadata: Metadata,
 }
 
+/// Where values come from.
+#[derive(Debug, Clone)]
+enum Source {
+    /// A file, of which each tensor is mapped by itself: what is converted leaves no pages behind.
+    File(Arc<File>),
+    /// Memory.
+    Memory(Arc<Bytes>),
+}
+
+/// Bytes of a file.
 #[derive(Debug)]
 pub(super) enum Bytes {
     Mapped(memmap2::Mmap),
@@ -82,10 +93,9 @@ impl Tensors {
         if meta.len() == 0 {
             return Err(Error::weights(path, "expected a safetensors file, found an empty file"));
         }
-        // SAFETY: the mapping is read-only and private to this process; that nobody truncates the file while it is
-        // mapped is the documented condition of this type.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Self::parse(path, Bytes::Mapped(map))
+        let len = usize::try_from(meta.len()).map_err(|_| Error::weights(path, "the file is larger than memory"))?;
+        let header = map(&file, 0, len).map_err(|e| Error::io(path, e))?;
+        Self::parse(path, &header, Source::File(Arc::new(file)))
     }
 
     /// Takes the bytes of a safetensors file; `name` stands for the path in messages.
@@ -93,11 +103,12 @@ impl Tensors {
     /// # Errors
     /// When the bytes are not a well-formed safetensors file.
     pub fn from_bytes(name: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self> {
-        Self::parse(name.as_ref(), Bytes::Owned(bytes))
+        let bytes = Arc::new(Bytes::Owned(bytes));
+        Self::parse(name.as_ref(), &bytes, Source::Memory(bytes.clone()))
     }
 
-    fn parse(path: &Path, bytes: Bytes) -> Result<Self> {
-        let (header, meta) = SafeTensors::read_metadata(&bytes)
+    fn parse(path: &Path, bytes: &[u8], source: Source) -> Result<Self> {
+        let (header, meta) = SafeTensors::read_metadata(bytes)
             .map_err(|e| Error::weights(path, format!("not a well-formed safetensors file ({e})")))?;
         let start = header + size_of::<u64>();
         let mut infos = BTreeMap::new();
@@ -124,7 +135,7 @@ impl Tensors {
             return Err(Error::weights(path, "the file holds no tensors"));
         }
         let metadata = meta.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        Ok(Self { path: path.into(), bytes: Arc::new(bytes), infos, metadata })
+        Ok(Self { path: path.into(), source, file_len: bytes.len(), infos, metadata })
     }
 
     /// The file, as it was named.
@@ -134,7 +145,7 @@ impl Tensors {
 
     /// Size of the file in bytes.
     pub fn file_len(&self) -> usize {
-        self.bytes.len()
+        self.file_len
     }
 
     /// All tensors by name.
@@ -157,10 +168,17 @@ impl Tensors {
     /// # Errors
     /// When the tensor is of an unreadable type or holds an infinite or undefined value.
     pub(super) fn values(&self, name: &str, info: &TensorInfo) -> Result<Values> {
-        let bytes = &self.bytes[info.range.clone()];
+        let (file, range) = match &self.source {
+            Source::Memory(bytes) => (bytes.clone(), info.range.clone()),
+            Source::File(file) => {
+                let map = map(file, info.range.start, info.range.len()).map_err(|e| Error::io(&self.path, e))?;
+                (Arc::new(Bytes::Mapped(map)), 0..info.range.len())
+            }
+        };
+        let bytes = &file[range.clone()];
         let values = match info.dtype {
             Some(Dtype::F32) => match bytemuck::try_cast_slice::<u8, f32>(bytes) {
-                Ok(_) => Values::Shared { bytes: self.bytes.clone(), range: info.range.clone() },
+                Ok(_) => Values::Shared { bytes: file, range },
                 Err(_) => Values::Owned(convert(bytes, f32::from_le_bytes)),
             },
             Some(Dtype::F16) => Values::Owned(convert(bytes, |b| f16::from_le_bytes(b).to_f32())),
@@ -178,6 +196,14 @@ impl Tensors {
         }
         Ok(values)
     }
+}
+
+/// Maps a part of a file, read-only.
+fn map(file: &File, start: usize, len: usize) -> std::io::Result<memmap2::Mmap> {
+    let mut options = memmap2::MmapOptions::new();
+    // SAFETY: the mapping is read-only and private to this process; that nobody truncates the file while it is mapped
+    // is the documented condition of `Tensors`.
+    unsafe { options.offset(start as u64).len(len).map(file) }
 }
 
 fn convert<const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {

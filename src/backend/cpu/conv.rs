@@ -65,11 +65,14 @@ pub(super) struct ConvKernel {
     result: Shape,
     phases: Vec<Phase>,
     units: Vec<Unit>,
-    weight: Arc<[f32]>,
+    /// The matrices of all phases; `None` where they are the parameter's own.
+    weight: Option<Arc<[f32]>>,
 }
 
 /// One run of a convolution.
 struct Call<'a> {
+    /// The parameter's own weight.
+    weight: &'a [f32],
     source: View<'a>,
     epilogue: Epilogue<'a>,
     base: Base<'a>,
@@ -95,7 +98,8 @@ impl Cpu {
                 Direction::Forward => param.weight.iter().map(|w| weight.variant.of(*w)).collect(),
                 Direction::Backward => pack_backward(param, &g, weight.variant),
             };
-            let packed = self.packed.entry((weight, direction)).or_insert_with(pack).clone();
+            let as_is = (weight.variant, direction) == (Variant::Plain, Direction::Forward);
+            let packed = (!as_is).then(|| self.packed.entry((weight, direction)).or_insert_with(pack).clone());
             let (source, result) = match direction {
                 Direction::Forward => (g.x, g.y),
                 Direction::Backward => (g.y, g.x),
@@ -194,16 +198,19 @@ fn units(phases: &[Phase], channels: usize) -> Vec<Unit> {
 }
 
 impl ConvKernel {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn forward(
         &self,
         workers: &Workers,
+        param: &Param,
         x: View<'_>,
-        bias: Option<(&[f32], Variant)>,
+        bias: Option<Variant>,
         base: Base<'_>,
         relu: bool,
         y: Target<'_>,
     ) {
-        self.run(workers, &Call { source: x, epilogue: Epilogue::Forward { bias, relu }, base, lanes: y.lanes }, y);
+        let epilogue = Epilogue::Forward { bias: bias.map(|variant| (param.bias.as_slice(), variant)), relu };
+        self.run(workers, &Call { weight: &param.weight, source: x, epilogue, base, lanes: y.lanes }, y);
     }
 
     pub(super) fn backward(
@@ -214,7 +221,8 @@ impl ConvKernel {
         base: Base<'_>,
         dx: Target<'_>,
     ) {
-        self.run(workers, &Call { source: dy, epilogue: Epilogue::Backward { mul }, base, lanes: dx.lanes }, dx);
+        let epilogue = Epilogue::Backward { mul };
+        self.run(workers, &Call { weight: &[], source: dy, epilogue, base, lanes: dx.lanes }, dx);
     }
 
     fn run(&self, workers: &Workers, call: &Call<'_>, y: Target<'_>) {
@@ -240,7 +248,8 @@ impl ConvKernel {
         };
         let pixels = Matrix { data: gathered, row: k, col: 1 };
         // A phase that no tap reaches has no matrix.
-        let weight = self.weight.get(phase.weight + unit.channels.start..).unwrap_or_default();
+        let weight = self.weight.as_deref().unwrap_or(call.weight);
+        let weight = weight.get(phase.weight + unit.channels.start..).unwrap_or_default();
         let weight = Matrix { data: weight, row: self.result.c, col: 1 };
         let place = |pixel: usize| {
             let (qy, qx) = (pixel / phase.w, pixel % phase.w);

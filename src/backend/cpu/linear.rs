@@ -1,13 +1,11 @@
-//! Fully connected layers as matrix products over fixed blocks of samples.
+//! Fully connected layers as products over fixed blocks of samples. A last block that is not full is padded, so that the
+//! bits of a sample's result do not depend on how many samples share the batch.
 
 use super::conv::{Matrix, matmul};
+use super::dot::{self, BLOCK};
 use super::{Base, Shared, Target, View, Workers};
 use crate::backend::{Variant, rectify};
 use crate::net::Param;
-
-/// Samples of one product. A last block that is not full is padded, so that the bits of a sample's result do not
-/// depend on how many samples share the batch.
-const BLOCK: usize = 8;
 
 /// Results of one product; keeps its part of the weights within the cache.
 const TILE: usize = 128;
@@ -33,8 +31,15 @@ pub(super) fn forward(
             row.iter_mut().zip(&bias[channels]).for_each(|(o, b)| *o += variant.of(*b));
         }
     };
-    let matrix = |channel: usize| Matrix { data: &weight[channel * inputs..], row: 1, col: inputs };
-    blocks(workers, inputs, outputs, x, base, y, matrix, finish, relu);
+    let dots = dot::select();
+    let multiply = |channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
+        let n = channels.len();
+        for (j, channel) in channels.enumerate() {
+            let sums = dots(rows, &weight[channel * inputs..][..inputs]);
+            sums.iter().enumerate().for_each(|(s, sum)| product[s * n + j] = *sum);
+        }
+    };
+    blocks(workers, inputs, outputs, x, base, y, multiply, finish, relu);
 }
 
 /// `dx = mul ⊙ (Wᵀ·dy) + base`
@@ -52,19 +57,24 @@ pub(super) fn backward(
             row.iter_mut().zip(&mul.of(b, lanes)[channels]).for_each(|(o, m)| *o *= m);
         }
     };
-    let matrix = |channel: usize| Matrix { data: &weight[channel..], row: inputs, col: 1 };
-    blocks(workers, outputs, inputs, dy, base, dx, matrix, finish, false);
+    let multiply = |channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
+        let weight = Matrix { data: &weight[channels.start..], row: inputs, col: 1 };
+        let rows = Matrix { data: rows, row: outputs, col: 1 };
+        product.fill(0.0);
+        matmul(BLOCK, channels.len(), outputs, product, rows, weight);
+    };
+    blocks(workers, outputs, inputs, dy, base, dx, multiply, finish, false);
 }
 
 #[allow(clippy::too_many_arguments)]
-fn blocks<'w>(
+fn blocks(
     workers: &Workers,
     depth: usize,
     width: usize,
     x: View<'_>,
     base: Base<'_>,
     y: Target<'_>,
-    matrix: impl Fn(usize) -> Matrix<'w> + Sync,
+    multiply: impl Fn(std::ops::Range<usize>, &[f32], &mut [f32]) + Sync,
     finish: impl Fn(std::ops::Range<usize>, usize, &mut [f32]) + Sync,
     relu: bool,
 ) {
@@ -83,8 +93,7 @@ fn blocks<'w>(
         for (row, b) in rows.chunks_exact_mut(depth).zip(samples.clone()) {
             row.copy_from_slice(x.of(b, lanes));
         }
-        product.fill(0.0);
-        matmul(BLOCK, n, depth, product, Matrix { data: rows, row: depth, col: 1 }, matrix(channel));
+        multiply(channels.clone(), rows, product);
         for (row, b) in product.chunks_exact_mut(n).zip(samples) {
             finish(channels.clone(), b, row);
             // SAFETY: these channels of sample `b` belong to this unit alone.

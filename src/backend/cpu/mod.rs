@@ -4,6 +4,7 @@
 //! only on the layer, each unit runs on one thread, and no two units write the same element.
 
 mod conv;
+mod dot;
 mod layers;
 mod linear;
 mod operands;
@@ -102,8 +103,8 @@ impl Cpu {
             Instr::Unfold { y, .. } => resample::unfold(w, batch, target!(y)),
             Instr::Conv { g, w: weight, bias, x, add, relu, y } => {
                 let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward }];
-                let bias = bias.map(|v| (self.graph.param(weight.param).bias.as_slice(), v));
-                kernel.forward(w, view!(x), bias, base!(add, y), *relu, target!(y));
+                let param = self.graph.param(weight.param);
+                kernel.forward(w, param, view!(x), *bias, base!(add, y), *relu, target!(y));
             }
             Instr::ConvBack { g, w: weight, dy, mul, add, dx } => {
                 let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward }];
