@@ -202,12 +202,13 @@ class Torch(ClosedForm):
 
 
 class PytorchGradCam:
-    """The library's own call with frozen weights; the raw map is taken before it is rectified."""
+    """The library's call as its documentation has it, weights not frozen; the raw map is taken before it is rectified."""
 
     def __init__(self, cache, network, threads, _streams):
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
         self.api, self.model = torch_network(cache, network, threads, folded=False)
+        self.model.requires_grad_(True)
         self.target, self.batch = ClassifierOutputTarget, BATCH["pytorch-grad-cam"][network]
         layer = self.model.features[29] if network == "vgg16" else self.model.layer4[-1]
 

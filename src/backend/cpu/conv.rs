@@ -261,22 +261,16 @@ impl ConvKernel {
         let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
         match &call.epilogue {
             Epilogue::Forward { bias, relu } => {
-                for at in places() {
-                    call.base.begin(b, call.lanes, at, out(at));
-                    if let Some((bias, variant)) = bias {
-                        let bias = &bias[unit.channels.clone()];
-                        out(at).iter_mut().zip(bias).for_each(|(o, b)| *o += variant.of(*b));
-                    }
-                }
+                let accumulate = matches!(call.base, Base::InPlace);
                 let first = result.at(place(unit.pixels.start));
                 // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
-                unsafe { multiply_add(m, n, k, first, self.result.c, pixels, weight) };
-                if *relu {
-                    places().for_each(|at| out(at).iter_mut().for_each(|o| *o = rectify(*o)));
+                unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, accumulate) };
+                let bias = bias.map(|(bias, variant)| (&bias[unit.channels.clone()], variant));
+                for at in places() {
+                    finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
                 }
             }
             Epilogue::Backward { mul } => {
-                product.fill(0.0);
                 matmul(m, n, k, product, pixels, weight);
                 let mul = mul.map(|mul| mul.of(b, call.lanes));
                 for (row, at) in product.chunks_exact_mut(n).zip(places()) {
@@ -327,6 +321,29 @@ impl ConvKernel {
     }
 }
 
+/// Adds a term and a bias to a row of products and rectifies it, in one pass for what is common.
+fn finish(row: &mut [f32], term: Option<&[f32]>, bias: Option<(&[f32], Variant)>, relu: bool) {
+    match (term, bias, relu) {
+        (None, Some((bias, Variant::Plain)), true) => {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y = rectify(*y + b));
+        }
+        (Some(term), Some((bias, Variant::Plain)), true) => {
+            row.iter_mut().zip(bias).zip(term).for_each(|((y, b), t)| *y = rectify(*y + b + t));
+        }
+        _ => {
+            if let Some((bias, variant)) = bias {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b));
+            }
+            if let Some(term) = term {
+                row.iter_mut().zip(term).for_each(|(y, t)| *y += t);
+            }
+            if relu {
+                row.iter_mut().for_each(|y| *y = rectify(*y));
+            }
+        }
+    }
+}
+
 /// A matrix whose element `(i, j)` is `data[i·row + j·col]`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
@@ -335,11 +352,11 @@ pub(super) struct Matrix<'a> {
     pub col: usize,
 }
 
-/// `c += a·b` for a dense `[m, n]` matrix `c`, on the calling thread.
+/// `c = a·b` for a dense `[m, n]` matrix `c`, on the calling thread.
 pub(super) fn matmul(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     assert!(c.len() >= m * n, "matrix c too short");
     // SAFETY: `c` holds m rows of n elements and is borrowed exclusively.
-    unsafe { multiply_add(m, n, k, c.as_mut_ptr(), n, a, b) }
+    unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b, false) }
 }
 
 /// Makes the product's own memory of the calling thread resident. Else each thread would allocate it with its first
@@ -352,11 +369,27 @@ pub(super) fn warm_up() {
     matmul(m, SIDE, SIDE, &mut vec![0.0; m * SIDE], matrix, matrix);
 }
 
-/// `c += a·b` on the calling thread; rows of `c` lie `ldc` apart.
+/// `c = a·b`, or `c += a·b`, on the calling thread; rows of `c` lie `ldc` apart.
 ///
 /// # Safety
-/// `c` must point to `m` such rows whose first `n` elements nothing else reads or writes meanwhile.
-unsafe fn multiply_add(m: usize, n: usize, k: usize, c: *mut f32, ldc: usize, a: Matrix<'_>, b: Matrix<'_>) {
+/// `c` must point to `m` such rows whose first `n` elements are initialised and nothing else reads or writes meanwhile.
+#[allow(clippy::too_many_arguments)]
+unsafe fn multiply(
+    m: usize,
+    n: usize,
+    k: usize,
+    c: *mut f32,
+    ldc: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    accumulate: bool,
+) {
+    if k == 0 && !accumulate {
+        for row in 0..m {
+            // SAFETY: row `row` of `c`, by the caller's promise.
+            unsafe { std::slice::from_raw_parts_mut(c.wrapping_add(row * ldc), n) }.fill(0.0);
+        }
+    }
     if m * n * k == 0 {
         return;
     }
@@ -374,7 +407,7 @@ unsafe fn multiply_add(m: usize, n: usize, k: usize, c: *mut f32, ldc: usize, a:
             c,
             1,
             i(ldc),
-            true,
+            accumulate,
             ap,
             i(a.col),
             i(a.row),

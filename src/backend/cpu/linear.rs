@@ -60,7 +60,6 @@ pub(super) fn backward(
     let multiply = |channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
         let weight = Matrix { data: &weight[channels.start..], row: inputs, col: 1 };
         let rows = Matrix { data: rows, row: outputs, col: 1 };
-        product.fill(0.0);
         matmul(BLOCK, channels.len(), outputs, product, rows, weight);
     };
     blocks(workers, outputs, inputs, dy, base, dx, multiply, finish, false);

@@ -117,7 +117,15 @@ pub(super) enum Base<'a> {
     From(View<'a>),
 }
 
-impl Base<'_> {
+impl<'a> Base<'a> {
+    /// The `len` elements from `start` on of the term for result `b`, where it lies elsewhere.
+    pub(super) fn term(&self, b: usize, lanes: usize, start: usize, len: usize) -> Option<&'a [f32]> {
+        match self {
+            Self::From(view) => Some(&view.of(b, lanes)[start..start + len]),
+            Self::Zero | Self::InPlace => None,
+        }
+    }
+
     /// Lets `part`, which begins at element `start` of result `b`, begin from this term.
     pub(super) fn begin(&self, b: usize, lanes: usize, start: usize, part: &mut [f32]) {
         match self {
