@@ -1,0 +1,72 @@
+// Reductions of [pixels, channels] over its pixels or over its channels.
+//
+//     pixel_mean   y[b, channel] = Σ over pixels of x[b, pixel, channel] / pixels
+//     channel_sum  y[b, pixel] = Σ over channels of x[b, pixel, channel] · weights[b, channel], or without weights Σ x
+//
+// Shapes: x [pixels, channels] and weights [channels] with one lane or y's; any operand fp16 or fp32.
+// Launch: 256 threads. pixel_mean: grid (ceil(channels / 32), min(count, 65535)): a block makes 32 channels and its 8
+// warps share the pixels. channel_sum: grid (ceil(pixels / 8), min(count, 65535)), a warp a pixel; below 32 channels
+// (ceil(pixels / 256), min(count, 65535)), a thread a pixel.
+// Bytes: x once, 2 FLOPs an element at most, so memory alone sets the time. Warps read neighbouring channels.
+// Numbers: fp32 sums. pixel_mean: 8 interleaved partial sums, added in order. channel_sum: 32 interleaved partial sums,
+// joined in halves. Both depend on the shape alone.
+// CPU twin: src/backend/cpu/layers.rs (pixel_mean, channel_sum). Tests: tests/layers.rs.
+#include "common.cuh"
+
+constexpr u32 THREADS = 256, WARPS = THREADS / 32;
+
+DEVICE float widen(float v) { return v; }
+DEVICE float widen(__half v) { return __half2float(v); }
+
+// Σ term(i) over i = first, first + every, ... < n. Terms are loaded in batches: a load a turn would wait for each.
+template <class F> DEVICE float strided_sum(u32 first, u32 every, u32 n, F term) {
+    constexpr u32 BATCH = 8;
+    float sum = 0.0f;
+    for (u32 i = first; i < n; i += every * BATCH) {
+        float terms[BATCH];
+        for (u32 k = 0; k < BATCH; ++k) terms[k] = i + k * every < n ? term(i + k * every) : 0.0f;
+        for (u32 k = 0; k < BATCH; ++k) sum += terms[k];
+    }
+    return sum;
+}
+
+// Calls f with the typed address of element i.
+template <class F> DEVICE float typed(const Value& v, u64 i, F f) {
+    return v.half ? f(static_cast<const __half*>(v.data) + i) : f(static_cast<const float*>(v.data) + i);
+}
+
+KERNEL(pixel_mean, ChannelArgs, 256, 4) {
+    __shared__ float partial[WARPS][32];
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;
+    for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
+        float sum = 0.0f;
+        if (channel < a.channels) {
+            sum = typed(a.x, block_of(a.x, b, a.y.lanes) + channel, [&](auto* x) {
+                return strided_sum(warp, WARPS, a.pixels, [&](u32 i) { return widen(x[i * a.channels]); });
+            });
+        }
+        partial[warp][lane] = sum;
+        __syncthreads();
+        if (warp == 0 && channel < a.channels) {
+            for (u32 w = 1; w < WARPS; ++w) sum += partial[w][lane];
+            store(a.y, a.y.len * b + channel, sum / static_cast<float>(a.pixels), a.bad);
+        }
+        __syncthreads();
+    }
+}
+
+KERNEL(channel_sum, ChannelArgs, 256, 4) {
+    const u32 team = a.channels < 32 ? 1 : 32;  // threads a pixel
+    const u32 pixel = blockIdx.x * (THREADS / team) + threadIdx.x / team, rank = threadIdx.x % team, n = a.channels;
+    if (pixel >= a.pixels) return;  // whole warps where a warp has a pixel
+    for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
+        float sum = typed(a.x, block_of(a.x, b, a.y.lanes) + static_cast<u64>(pixel) * n, [&](auto* x) {
+            if (!a.weights.data) return strided_sum(rank, team, n, [&](u32 i) { return widen(x[i]); });
+            return typed(a.weights, block_of(a.weights, b, a.y.lanes), [&](auto* w) {
+                return strided_sum(rank, team, n, [&](u32 i) { return widen(x[i]) * widen(w[i]); });
+            });
+        });
+        for (u32 half = team / 2; half > 0; half /= 2) sum += __shfl_down_sync(0xffffffff, sum, half);
+        if (rank == 0) store(a.y, a.y.len * b + pixel, sum, a.bad);
+    }
+}

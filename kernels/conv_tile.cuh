@@ -1,0 +1,399 @@
+// Implicit matrix product of a convolution: what conv.cu, conv_back.cu and stem.cu have in common.
+//
+//     sum[m, n] = Σ_k A[m, k] · w[k, n]      M = count · ph · pw pixels, N = yc, K = tap_rows · tap_cols · xc
+//
+// A is never built: element (m, k) is gathered from x where it is needed, k = (tap row, tap column, channel). A block
+// makes one tile of M × N sums in four separable parts: Gather and Weights bring a step of K into shared memory,
+// `multiply` feeds the tensor cores from there, `finish` applies the epilogue on the way to memory.
+//
+// Every sum runs over k in ascending order in instructions of one shape, whichever tile it falls into. So results
+// depend neither on the tile size nor on the number of samples.
+#pragma once
+
+#include "common.cuh"
+
+typedef long long i64;
+
+// One instantiation. X: type of x. M, N, K: tile. WARPS_M × WARPS_N warps share the tile. VECTOR: elements of x that
+// one copy gathers; xc is a multiple of it.
+template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_> struct Tile {
+    using X = X_;
+    static constexpr int M = M_, N = N_, K = K_, STAGES = STAGES_, WARPS_N = WARPS_N_, VECTOR = VECTOR_;
+    static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
+    static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
+    static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
+    static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + K * B_CHUNKS * 16;
+    static constexpr int SHARED_BYTES = M * 16 + STAGES * STAGE_BYTES;
+};
+
+// What row m of the tile is: pixel (qy, qx) of the phase, in result number `result` of sample number `sample`.
+struct Row {
+    static constexpr u32 NONE = 0xffffffff;
+    u32 result, sample;  // result = NONE: beyond the last
+    i32 qy, qx;
+};
+
+DEVICE u64 block_of(const Value& v, const Row& row, u32 lanes) {
+    return v.len * (v.lanes == lanes ? row.result : row.sample);
+}
+
+// Byte of a chunk in a tile of CHUNKS chunks a row. ldmatrix reads one chunk of 8 rows, whose banks are the same when
+// they are multiples of 128 bytes apart: XOR with the row (counted in such multiples) spreads them over all banks.
+template <int CHUNKS> DEVICE int swizzled(int row, int chunk) {
+    constexpr int WIDTH = CHUNKS < 8 ? CHUNKS : 8;
+    return (row * CHUNKS + (chunk ^ (row / (8 / WIDTH) % WIDTH))) * 16;
+}
+
+// Elements from global to shared memory, zeros when not `valid`; in the background where the hardware can.
+template <int COUNT, typename E> DEVICE void copy(E* shared, const E* global, bool valid) {
+    if constexpr (COUNT * sizeof(E) >= 4) {
+        cp_async<COUNT * sizeof(E)>(shared, global, valid);
+    } else {
+        *shared = valid ? *global : E{};
+    }
+}
+
+// Brings A. A thread serves the same chunk of several rows, so that its place in K is the same for all of them.
+template <class T> struct Gather {
+    using X = typename T::X;
+    static constexpr int CHUNK = 16 / sizeof(X), PASS = T::THREADS / T::A_CHUNKS, ROWS = T::M / PASS;
+    static_assert(PASS % 8 == 0 && T::M % PASS == 0, "rows of a thread are swizzled alike");
+
+    const X* from[ROWS];      // tap (0, 0) of each row; not necessarily inside the source
+    i32 y[ROWS], x[ROWS];     // its pixel
+    i32 tap_y, tap_x, c;      // place in K
+    i32 add_y, add_x, add_c;  // what a step adds to it
+    int to;                   // byte in the tile
+
+    __device__ __forceinline__ Gather(const ConvArgs& a, const Row* rows) {
+        const int chunk = threadIdx.x % T::A_CHUNKS, first = threadIdx.x / T::A_CHUNKS;
+        const i32 cols = a.tap_cols > 0 ? a.tap_cols : 1;
+        tap_y = chunk * CHUNK / a.xc / cols, tap_x = chunk * CHUNK / a.xc % cols, c = chunk * CHUNK % a.xc;
+        add_y = T::K / a.xc / cols, add_x = T::K / a.xc % cols, add_c = T::K % a.xc;
+        to = swizzled<T::A_CHUNKS>(first, chunk);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            const Row row = rows[first + i * PASS];
+            const bool none = row.result == Row::NONE;
+            y[i] = none ? -0x40000000 : a.stride_y * row.qy + a.first_y;  // no tap reaches the source from there
+            x[i] = none ? 0 : a.stride_x * row.qx + a.first_x;
+            from[i] = static_cast<const X*>(a.x.data);
+            if (!none) from[i] += static_cast<i64>(block_of(a.x, row, a.y.lanes)) + (y[i] * a.xw + x[i]) * a.xc;
+        }
+    }
+
+    // Fetches this step's part of the tile and moves on to the next step.
+    __device__ __forceinline__ void load(const ConvArgs& a, unsigned char* tile) {
+        i32 ty = tap_y, tx = tap_x, channel = c;
+#pragma unroll
+        for (int part = 0; part < CHUNK; part += T::VECTOR) {
+            const i32 offset = (ty * a.xw + tx) * a.xc + channel;
+#pragma unroll
+            for (int i = 0; i < ROWS; i++) {
+                const bool inside = ty < a.tap_rows && static_cast<u32>(y[i] + ty) < static_cast<u32>(a.xh) &&
+                                    static_cast<u32>(x[i] + tx) < static_cast<u32>(a.xw);
+                X* chunk = reinterpret_cast<X*>(tile + to + i * PASS * T::A_CHUNKS * 16);
+                copy<T::VECTOR>(chunk + part, from[i] + offset, inside);
+            }
+            channel += T::VECTOR;
+            if (channel >= a.xc) channel = 0, tx++;
+            if (tx >= a.tap_cols) tx = 0, ty++;
+        }
+        c += add_c, tap_x += add_x, tap_y += add_y;
+        if (c >= a.xc) c -= a.xc, tap_x++;
+        if (tap_x >= a.tap_cols) tap_x -= a.tap_cols, tap_y++;
+    }
+};
+
+// Brings w. A thread serves the same 8 columns of several rows.
+template <class T> struct Weights {
+    static constexpr int PASS = T::THREADS / T::B_CHUNKS, PASSES = (T::K + PASS - 1) / PASS;
+    static_assert(PASS % 8 == 0, "rows of a thread are swizzled alike");
+
+    const __half* from;
+    i32 row, k, depth;  // row in the tile; row of w, and their number
+    i32 columns;        // how many of the 8 exist
+    bool vectors;       // rows of w are aligned for 16-byte copies
+    int to;             // byte in the tile
+
+    __device__ __forceinline__ Weights(const ConvArgs& a, i32 n0) {
+        const i32 chunk = threadIdx.x % T::B_CHUNKS, n = n0 + chunk * 8;
+        row = k = threadIdx.x / T::B_CHUNKS;
+        depth = a.tap_rows * a.tap_cols * a.xc;
+        columns = a.yc - n;
+        vectors = a.yc % 8 == 0 && reinterpret_cast<u64>(a.w) % 16 == 0;
+        from = a.w + (static_cast<i64>(k) * a.yc + n);
+        to = swizzled<T::B_CHUNKS>(row, chunk);
+    }
+
+    // Fetches this step's part of the tile and moves on to the next step.
+    __device__ __forceinline__ void load(const ConvArgs& a, unsigned char* tile) {
+        if (vectors) {
+#pragma unroll
+            for (int i = 0; i < PASSES; i++) {
+                if (T::K % PASS != 0 && row + i * PASS >= T::K) break;
+                __half* chunk = reinterpret_cast<__half*>(tile + to + i * PASS * T::B_CHUNKS * 16);
+                copy<8>(chunk, from + i * PASS * a.yc, k + i * PASS < depth && columns > 0);
+            }
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < PASSES; i++) {
+                if (T::K % PASS != 0 && row + i * PASS >= T::K) break;
+                __half* chunk = reinterpret_cast<__half*>(tile + to + i * PASS * T::B_CHUNKS * 16);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    copy<1>(chunk + e, from + i * PASS * a.yc + e, k + i * PASS < depth && columns > e);
+                }
+            }
+        }
+        from += T::K * a.yc, k += T::K;
+    }
+};
+
+// Bits of two halves as bits of floats, which tf32 holds exactly.
+DEVICE uint2 widened(unsigned pair) {
+    __half2 halves;
+    memcpy(&halves, &pair, sizeof pair);
+    const float2 v = __half22float2(halves);
+    return make_uint2(__float_as_uint(v.x), __float_as_uint(v.y));
+}
+
+// Adds the product of a staged step to a warp's sums; `warp_m`, `warp_n`: where they begin in the tile.
+//
+// 16 rows × 32 bytes of A are one fragment in either type. tf32 wants k = t and k = t + 4 of w in one lane, where
+// ldmatrix gives the rows 2t and 2t + 1 of a matrix: so the matrix takes its rows in the order 0 4 1 5 2 6 3 7.
+template <class T>
+DEVICE void multiply(const unsigned char* stage, int warp_m, int warp_n,
+                     float (&sum)[T::WARP_M / 16][T::WARP_N / 8][4]) {
+    constexpr bool TF32 = sizeof(typename T::X) == 4;
+    constexpr int TILES_M = T::WARP_M / 16, TILES_N = T::WARP_N / 8;
+    const int lane = threadIdx.x % 32, r = lane % 8;
+    const int row = lane % 16 - r + (TF32 ? r / 2 + r % 2 * 4 : r), half = lane / 16;
+    // Of the first fragments. Others lie whole multiples of 8 rows further, or at another chunk, which is an XOR.
+    const int x_at = swizzled<T::A_CHUNKS>(warp_m + lane % 16, half);
+    const int w_at = swizzled<T::B_CHUNKS>(row, warp_n / 8 + half);
+#pragma unroll
+    for (int k = 0; k < T::K; k += 16) {
+        unsigned w[TILES_N / 2][4];
+#pragma unroll
+        for (int j = 0; j < TILES_N / 2; j++) {
+            ldmatrix_x4_trans(w[j], stage + T::A_BYTES + k * T::B_CHUNKS * 16 + (w_at ^ j * 32));
+        }
+#pragma unroll
+        for (int part = 0; part < (TF32 ? 2 : 1); part++) {
+            unsigned x[TILES_M][4];
+#pragma unroll
+            for (int i = 0; i < TILES_M; i++) {
+                const int k_at = k * static_cast<int>(sizeof(typename T::X)) + part * 32;
+                ldmatrix_x4(x[i], stage + i * T::A_CHUNKS * 256 + (x_at ^ k_at));
+                if constexpr (TF32) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) x[i][e] = round_tf32(x[i][e]);
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < TILES_N; j++) {
+                if constexpr (TF32) {
+                    const uint2 pair = widened(w[j / 2][j % 2 * 2 + part]);
+#pragma unroll
+                    for (int i = 0; i < TILES_M; i++) mma_tf32(sum[i][j], x[i], pair.x, pair.y);
+                } else {
+#pragma unroll
+                    for (int i = 0; i < TILES_M; i++) {
+                        mma_f16(sum[i][j], x[i], w[j / 2][j % 2 * 2], w[j / 2][j % 2 * 2 + 1]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Where a row of the tile goes: pixel `at`, in elements from the beginning of its result. valid = false: nowhere.
+struct Place {
+    Row row;
+    u32 at;
+    bool valid;
+};
+
+// E neighbours in memory, read or written at once.
+template <typename V, int E> struct __align__(sizeof(V) * E < 16 ? sizeof(V) * E : 16) Packed {
+    V v[E];
+};
+
+// Type of mul where there is never one.
+struct None {};
+
+DEVICE float to_float(None) { return 1.0f; }
+DEVICE float to_float(float v) { return v; }
+DEVICE float to_float(__half v) { return __half2float(v); }
+
+template <typename V, int E> DEVICE Packed<V, E> rounded(const float (&v)[E]) {
+    Packed<V, E> to = {};
+#pragma unroll
+    for (int e = 0; e < E; e += 2) {
+        if constexpr (sizeof(V) == 2) {
+            const __half2 pair = __floats2half2_rn(v[e], v[e + 1]);
+            memcpy(&to.v[e], &pair, sizeof pair);
+        } else {
+            to.v[e] = v[e], to.v[e + 1] = v[e + 1];
+        }
+    }
+    return to;
+}
+
+// relu?(mul ⊙ sum + bias + add), rounded at the same places whichever way it is stored.
+DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add) {
+    const float v = fmaf(sum, mul, bias) + add;
+    return a.relu ? rectify(v) : v;
+}
+
+// Floats in a row of a warp's slab: ≡ 8 (mod 16), so that the pairs of four rows are in different banks.
+template <int TILES_N> constexpr int SLAB_PITCH = 8 * TILES_N + 8;
+
+// Applies the epilogue to a warp's sums of columns n0... and stores them as Y; M is the type of mul. A fragment holds
+// pairs of columns; through `slab` (shared memory of this warp, 16 rows) each lane gets 16 bytes of a row of y, and
+// neighbouring lanes neighbouring bytes. `add` may be y: an element is read by the lane that writes it.
+template <typename Y, typename M, int TILES_M, int TILES_N, class PlaceOf>
+DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* slab, i32 n0, PlaceOf place_of) {
+    constexpr int E = 16 / sizeof(Y), N = 8 * TILES_N, PITCH = SLAB_PITCH<TILES_N>;
+    constexpr int LANES = N / E, PASS = 32 / LANES, PASSES = 16 / PASS;  // lanes that share a row, rows of one pass
+    constexpr float LIMIT = sizeof(Y) == 2 ? 65520.0f : INFINITY;        // from here on infinite when rounded to Y
+    const int lane = threadIdx.x % 32, first = lane / LANES, col = lane % LANES * E;
+    const i32 n = n0 + col;
+    const u64 addresses = reinterpret_cast<u64>(a.y.data) | reinterpret_cast<u64>(a.add.data) |
+                          reinterpret_cast<u64>(a.mul.data);
+    const bool vectors = a.yc % E == 0 && addresses % 16 == 0, has_mul = sizeof(M) > 1 && a.mul.data;
+    const auto element = [&](const Value& v, const Place& p) { return block_of(v, p.row, a.y.lanes) + p.at; };
+    float bias[E];
+#pragma unroll
+    for (int e = 0; e < E; e++) bias[e] = a.bias && n + e < a.yc ? a.bias[n + e] : 0.0f;
+    bool bad = false;
+#pragma unroll
+    for (int i = 0; i < TILES_M; i++) {
+        Packed<Y, E> add[PASSES];
+        Packed<M, E> mul[PASSES];
+        // All reads are under way before the first is waited for.
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++) {
+            add[pass] = {};
+            mul[pass] = {};
+            const Place p = place_of(16 * i + first + pass * PASS);
+            if (!vectors || !p.valid || n >= a.yc) continue;
+            if (a.add.data) {
+                add[pass] = *reinterpret_cast<const Packed<Y, E>*>(static_cast<Y*>(a.add.data) + element(a.add, p) + n);
+            }
+            if (has_mul) {
+                mul[pass] = *reinterpret_cast<const Packed<M, E>*>(static_cast<M*>(a.mul.data) + element(a.mul, p) + n);
+            }
+        }
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < TILES_N; j++) {
+            float* to = slab + lane / 4 * PITCH + 8 * j + lane % 4 * 2;
+            *reinterpret_cast<float2*>(to) = make_float2(sum[i][j][0], sum[i][j][1]);
+            *reinterpret_cast<float2*>(to + 8 * PITCH) = make_float2(sum[i][j][2], sum[i][j][3]);
+        }
+        __syncwarp();
+        if (vectors) {
+#pragma unroll
+            for (int pass = 0; pass < PASSES; pass++) {
+                const Place p = place_of(16 * i + first + pass * PASS);
+                if (!p.valid || n >= a.yc) continue;
+                const float* from = slab + (first + pass * PASS) * PITCH + col;
+                float v[E];
+#pragma unroll
+                for (int e = 0; e < E; e++) {
+                    const float factor = has_mul ? to_float(mul[pass].v[e]) : 1.0f;
+                    v[e] = result_of(a, from[e], factor, bias[e], to_float(add[pass].v[e]));
+                    bad |= !(fabsf(v[e]) < LIMIT);
+                }
+                *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p) + n) = rounded<Y, E>(v);
+            }
+        } else {
+#pragma unroll 1
+            for (int j = lane; j < 16 * N; j += 32) {
+                const Place p = place_of(16 * i + j / N);
+                const i32 c = n0 + j % N;
+                if (!p.valid || c >= a.yc) continue;
+                const float mul_c = has_mul ? load(a.mul, element(a.mul, p) + c) : 1.0f;
+                const float add_c = a.add.data ? load(a.add, element(a.add, p) + c) : 0.0f;
+                const float v = result_of(a, slab[j / N * PITCH + j % N], mul_c, a.bias ? a.bias[c] : 0.0f, add_c);
+                store(a.y, element(a.y, p) + c, v, a.bad);
+            }
+        }
+    }
+    if (bad) *a.bad = 1;
+}
+
+// Tile of this block. Blocks that run together cover a band of BAND tiles of pixels and all of w, so both stay in the
+// second-level cache.
+template <class T> DEVICE void tile_of_block(const ConvArgs& a, u32 rows, u32& m0, i32& n0) {
+    constexpr u32 BAND = 8;
+    const u32 tiles_m = (rows + T::M - 1) / T::M, tiles_n = (a.yc + T::N - 1) / T::N;
+    const u32 band = blockIdx.x / (BAND * tiles_n), within = blockIdx.x % (BAND * tiles_n);
+    const u32 height = min(BAND, tiles_m - band * BAND);
+    m0 = (band * BAND + within % height) * T::M;
+    n0 = static_cast<i32>(within / height * T::N);
+}
+
+// The whole kernel: finds the rows of the tile, runs the pipeline over K, stores.
+template <class T> DEVICE void convolve(const ConvArgs& a) {
+    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    Row* rows = reinterpret_cast<Row*>(dynamic_shared);
+    unsigned char* stages = dynamic_shared + T::M * sizeof(Row);
+
+    const u32 pixels = static_cast<u32>(a.ph * a.pw), total = pixels * a.count;
+    u32 m0;
+    i32 n0;
+    tile_of_block<T>(a, total, m0, n0);
+    for (int i = threadIdx.x; i < T::M; i += T::THREADS) {
+        const u32 m = m0 + i, result = m / pixels, pixel = m % pixels;
+        const i32 qy = static_cast<i32>(pixel / a.pw), qx = static_cast<i32>(pixel % a.pw);
+        rows[i] = m < total ? Row{result, result / a.y.lanes, qy, qx} : Row{Row::NONE, 0, 0, 0};
+    }
+    __syncthreads();
+
+    Gather<T> gather(a, rows);
+    Weights<T> weights(a, n0);
+    const int steps = (weights.depth + T::K - 1) / T::K;
+    int next = 0, fill = 0, use = 0;  // step to fetch, stages to fill and to use
+    const auto fetch = [&] {
+        if (next < steps) {
+            gather.load(a, stages + fill * T::STAGE_BYTES);
+            weights.load(a, stages + fill * T::STAGE_BYTES + T::A_BYTES);
+        }
+        cp_commit();  // also an empty group, so that the number of groups tells which step has arrived
+        next++;
+        fill = fill + 1 == T::STAGES ? 0 : fill + 1;
+    };
+    const int warp = threadIdx.x / 32;
+    const int warp_m = warp / T::WARPS_N * T::WARP_M, warp_n = warp % T::WARPS_N * T::WARP_N;
+    float sum[T::WARP_M / 16][T::WARP_N / 8][4] = {};
+    for (int i = 0; i < T::STAGES - 1; i++) fetch();
+    for (int step = 0; step < steps; step++) {
+        cp_wait<T::STAGES - 2>();
+        __syncthreads();  // the step has arrived for all, and all have used the stage that is filled next
+        fetch();
+        multiply<T>(stages + use * T::STAGE_BYTES, warp_m, warp_n, sum);
+        use = use + 1 == T::STAGES ? 0 : use + 1;
+    }
+    cp_wait<0>();
+    __syncthreads();  // the stages become slabs
+
+    const auto place_of = [&](int i) {
+        const Row row = rows[warp_m + i];
+        const i32 y = a.origin_y + a.step_y * row.qy, x = a.origin_x + a.step_x * row.qx;
+        return Place{row, static_cast<u32>((y * a.yw + x) * a.yc), row.result != Row::NONE};
+    };
+    constexpr int PITCH = SLAB_PITCH<T::WARP_N / 8>;
+    static_assert(T::THREADS / 32 * 16 * PITCH * 4 <= T::STAGES * T::STAGE_BYTES, "the slabs do not fit");
+    float* slab = reinterpret_cast<float*>(stages) + warp * 16 * PITCH;
+    const auto store_as = [&](auto y, auto mul) {
+        finish<decltype(y), decltype(mul)>(a, sum, slab, n0 + warp_n, place_of);
+    };
+    if constexpr (sizeof(typename T::X) == 2) {
+        if (a.y.half) store_as(__half{}, None{}); else store_as(float{}, None{});
+    } else {
+        if (a.mul.half) store_as(float{}, __half{}); else store_as(float{}, float{});
+    }
+}
