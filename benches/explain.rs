@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ucag::{Explainer, Frame, Maps, Network, Target};
+use ucag::{Device, Explainer, Frame, Maps, Network, Target};
 
 fn network(name: &str) -> Network {
     seeded::network(name, &seeded::neutral(name), seeded::gain)
@@ -27,7 +27,7 @@ fn explain(c: &mut Criterion) {
             ("lrp-epsilon-plus", Maps::Plain, "plain"),
             ("grad-cam", Maps::Ucag, "ucag"),
         ] {
-            let mut explainer = Explainer::with_network(network.clone()).method(method).maps(maps).build().unwrap();
+            let mut explainer = Explainer::with_network(network.clone()).method(method).maps(maps).device(Device::Cpu).build().unwrap();
             group.bench_function(format!("{name}/{method}/{label}"), |b| {
                 b.iter(|| black_box(explainer.explain(&frame, &Target::Top(1)).unwrap()));
             });

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ucag::backend::cpu::Cpu;
-use ucag::backend::{Backend, Batch, ConvGeom, Dtype, Instr, Scope, Slot, Step, Variant, WeightRef};
+use ucag::backend::{Backend, ConvGeom, Dtype, Instr, Pass, Scope, Slot, Step, Tables, Variant, WeightRef};
 use ucag::grid::{Grid, GridPlan, Weighting};
 use ucag::models::{Model, Preprocess};
 use ucag::net::{Graph, Op};
+use ucag::{Fit, Frame, Working};
 
 /// Patches of one batch.
 const BATCH: usize = 4;
@@ -46,17 +47,19 @@ impl Case {
             Instr::Fold { map, .. } => map,
             _ => (1, 1),
         };
-        let (resample, fold) = (plan.resample(&Preprocess::default()), plan.fold(map, Weighting::Exp));
-        let image = seeded::picture(224, 224);
-        let batch = Batch { first: 0, len: self.batch, image: &image, resample: &resample, fold: &fold };
+        let tables = Tables { resample: plan.resample(&Preprocess::default()), fold: plan.fold(map, Weighting::Exp) };
+        let pixels = seeded::picture(224, 224);
+        let frame = Frame::rgb(&pixels, 224, 224).unwrap();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut cpu = Cpu::new(graph.clone(), threads).unwrap();
-        let steps = [Step { node: self.id.clone(), instr: self.instr }];
+        let steps = vec![Step { node: self.id.clone(), instr: self.instr }];
         cpu.reserve(self.arena).unwrap();
-        cpu.prepare(&steps).unwrap();
+        cpu.show(&frame, &Working::new(frame.size(), Fit::None, 1).unwrap(), false).unwrap();
+        let program = cpu.prepare(steps, tables).unwrap();
+        let pass = Pass { program: &program, steps: 0..1, samples: 0..self.batch };
         let mut group = c.benchmark_group(self.group);
         group.sample_size(10).throughput(self.work);
-        group.bench_function(self.id, |b| b.iter(|| cpu.run(&steps, &batch).unwrap()));
+        group.bench_function(self.id, |b| b.iter(|| cpu.run(&pass).unwrap()));
         group.finish();
     }
 }

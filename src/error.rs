@@ -87,6 +87,14 @@ pub enum ErrorKind {
         /// Bytes allowed.
         have: u64,
     },
+    /// A device that cannot be used or has failed.
+    #[error("device {device}: {problem}")]
+    Device {
+        /// The device, as it was asked for.
+        device: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A network whose values left the range of finite numbers.
     #[error("non-finite values first appear at node `{node}` of the network")]
     NonFinite {

@@ -4,15 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::engine::{Engine, Output, Plan, Request, StageTimes};
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::Cuda;
+use crate::device::{Device, Precision};
+use crate::engine::{Engine, Floors, Output, Request, StageTimes};
 use crate::error::{ErrorKind, Result};
 use crate::frame::{Fit, Frame, Working};
-use crate::grid::{Grid, GridPlan, Mode};
+use crate::grid::{Grid, GridPlan};
 use crate::map::{Map, Status};
 use crate::methods::{Level, Method};
 use crate::models::{Model, Network};
 use crate::net::NodeId;
+use crate::render::Picture;
 
 /// Which classes of a picture are explained. The choice is made once, on the whole picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +53,9 @@ pub struct Builder {
     maps: Maps,
     fit: Fit,
     size: Option<usize>,
+    overlay: bool,
+    device: Device,
+    precision: Option<Precision>,
     threads: Option<usize>,
     memory: Option<u64>,
     batch: Option<usize>,
@@ -78,9 +86,15 @@ impl Builder {
         fit: Fit => fit = fit;
         /// Side of the working image in pixels, in place of the network's own.
         size: usize => size = Some(size);
+        /// Whether to lay each map over the frame, on the device: [`ClassExplanation::overlay`].
+        overlay: bool => overlay = overlay;
+        /// Where to compute: on a GPU where there is one, unless set.
+        device: Device => device = device;
+        /// In how many bits activations are stored, in place of what suits the device.
+        precision: Precision => precision = Some(precision);
         /// Threads, in place of one for each core.
         threads: usize => threads = Some(threads);
-        /// Most bytes of working memory, beyond the weights; a quarter of the machine's unless set.
+        /// Most bytes of working memory, beyond the weights; unless set a quarter of the machine's, on a GPU what is free.
         memory: u64 => memory = Some(memory);
         /// Patches of one batch, in place of a number that suits cores and memory. Does not change any map.
         batch: usize => batch = Some(batch);
@@ -116,11 +130,13 @@ impl Builder {
             let problem = format!("expected 1 to {MAX_THREADS}, found {threads}");
             return Err(ErrorKind::Option { option: "threads", problem }.into());
         }
-        let memory = self.memory.unwrap_or_else(|| crate::machine::memory() / 4);
         let network = Arc::new(network);
-        let cpu = Cpu::new(Arc::new(network.graph.clone()), threads)?;
+        let runner = Runner::new(&network, self.device, self.precision, threads)?;
+        let budget = runner.budget(threads);
+        let exact = self.batch.is_some();
         Ok(Explainer {
-            device: Device::Cpu(Box::new(Engine::new(network.clone(), cpu))),
+            runner,
+            overlay: self.overlay,
             size: self.size.unwrap_or(network.preprocess.size),
             network,
             method,
@@ -128,12 +144,11 @@ impl Builder {
             grid: self.grid,
             maps: self.maps,
             fit: self.fit,
-            memory,
-            wanted_batch: self.batch.unwrap_or(2 * threads).max(1),
-            exact_batch: self.batch.is_some(),
+            memory: self.memory.unwrap_or(budget.memory),
+            comfortable: if exact { u64::MAX } else { budget.comfortable },
+            wanted_batch: self.batch.unwrap_or(budget.batch).max(1),
             closed_forms: self.closed_forms,
             threads,
-            plans: vec![],
         })
     }
 }
@@ -141,42 +156,83 @@ impl Builder {
 /// More threads than any machine has.
 const MAX_THREADS: usize = 1024;
 
-/// Plans that are kept for sizes seen before. One more, and all are made anew: memory stays bounded whatever comes.
-const PLANS: usize = 8;
-
-enum Device {
+/// An engine on the device that was chosen.
+enum Runner {
     Cpu(Box<Engine<Cpu>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Engine<Cuda>>),
 }
 
-impl Device {
-    fn plan(&mut self, request: &Request) -> Result<Plan> {
-        match self {
-            Self::Cpu(engine) => engine.plan(request),
+/// What a device offers to plans.
+struct Budget {
+    memory: u64,
+    /// Bytes beyond which larger batches do not pay.
+    comfortable: u64,
+    /// Patches that keep it busy.
+    batch: usize,
+}
+
+impl Runner {
+    fn new(network: &Arc<Network>, device: Device, precision: Option<Precision>, threads: usize) -> Result<Self> {
+        let graph = || Arc::new(network.graph.clone());
+        #[cfg(feature = "cuda")]
+        {
+            let cuda = |number| Cuda::new(graph(), number).map(|cuda| Engine::new(network.clone(), cuda));
+            match device {
+                Device::Cuda(number) => {
+                    Precision::F16.check(precision, device)?;
+                    return Ok(Self::Cuda(Box::new(cuda(number)?)));
+                }
+                // Why there is no GPU is told where it is asked for, by `gpus`.
+                Device::Auto if precision != Some(Precision::F32) => {
+                    if let Ok(engine) = cuda(0) {
+                        return Ok(Self::Cuda(Box::new(engine)));
+                    }
+                }
+                Device::Auto | Device::Cpu => {}
+            }
         }
+        #[cfg(not(feature = "cuda"))]
+        if let Device::Cuda(_) = device {
+            return Err(crate::device::missing());
+        }
+        Precision::F32.check(precision, Device::Cpu)?;
+        Ok(Self::Cpu(Box::new(Engine::new(network.clone(), Cpu::new(graph(), threads)?))))
     }
 
-    fn forget(&mut self) {
+    fn budget(&self, threads: usize) -> Budget {
+        /// More would only leave the caches.
+        const COMFORTABLE: u64 = 384 << 20;
         match self {
-            Self::Cpu(engine) => engine.forget(),
+            Self::Cpu(_) => {
+                Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: 2 * threads }
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => {
+                let memory = engine.backend().free_memory();
+                Budget { memory, comfortable: u64::MAX, batch: usize::MAX }
+            }
         }
     }
 
     fn run(
         &mut self,
-        plan: &Plan,
-        image: &[u8],
+        request: &Request,
+        frame: &Frame<'_>,
         classes: Option<&[usize]>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Output> {
         match self {
-            Self::Cpu(engine) => engine.run(plan, image, classes, progress),
+            Self::Cpu(engine) => engine.run(request, frame, classes, progress),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.run(request, frame, classes, progress),
         }
     }
 }
 
 /// Explains pictures with one network and one method.
 pub struct Explainer {
-    device: Device,
+    runner: Runner,
     network: Arc<Network>,
     method: &'static Method,
     layer: NodeId,
@@ -184,16 +240,13 @@ pub struct Explainer {
     maps: Maps,
     fit: Fit,
     size: usize,
+    overlay: bool,
     memory: u64,
+    comfortable: u64,
     wanted_batch: usize,
-    exact_batch: bool,
     closed_forms: bool,
     threads: usize,
-    plans: Vec<(PlanKey, Plan)>,
 }
-
-/// What a plan depends on beside the explainer's settings: size of the working image, classes, whether the top ones.
-type PlanKey = ((usize, usize), usize, bool);
 
 /// The explanation of one picture.
 #[derive(Debug, Clone)]
@@ -223,6 +276,8 @@ pub struct ClassExplanation {
     pub ucag: Option<Map>,
     /// The method's own map of the whole picture, raw and signed.
     pub plain: Option<Map>,
+    /// The map over the frame, where [`Builder::overlay`] asked for it.
+    pub overlay: Option<Picture>,
     /// Its probability in each patch, row by row.
     pub patch_probabilities: Vec<f32>,
     /// Whether the map says anything: UCAG's, or the plain one where there is no other.
@@ -242,10 +297,6 @@ impl ClassExplanation {
 /// Time from the decoded picture to its maps.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Times {
-    /// Resizing to the working image.
-    pub resize: Duration,
-    /// Laying out memory; nothing once a size has been seen.
-    pub plan: Duration,
     /// The stages of the engine.
     pub stages: StageTimes,
     /// All of it.
@@ -266,6 +317,9 @@ impl Explainer {
             maps: Maps::default(),
             fit: Fit::default(),
             size: None,
+            overlay: false,
+            device: Device::Auto,
+            precision: None,
             threads: None,
             memory: None,
             batch: None,
@@ -293,9 +347,66 @@ impl Explainer {
         &self.network.graph.node(self.layer).name
     }
 
-    /// Number of threads.
+    /// Number of threads of the CPU.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Where it computes; never [`Device::Auto`].
+    pub fn device(&self) -> Device {
+        match &self.runner {
+            Runner::Cpu(_) => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(engine) => Device::Cuda(engine.backend().number()),
+        }
+    }
+
+    /// In how many bits activations are stored.
+    pub fn precision(&self) -> Precision {
+        match &self.runner {
+            Runner::Cpu(_) => Precision::F32,
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(_) => Precision::F16,
+        }
+    }
+
+    /// Why a GPU runs step by step instead of replaying what it has recorded, where it does.
+    pub fn note(&self) -> Option<&str> {
+        match &self.runner {
+            Runner::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(engine) => engine.backend().note(),
+        }
+    }
+
+    /// Name of the device for people.
+    pub fn device_name(&self) -> String {
+        match &self.runner {
+            Runner::Cpu(_) => format!("{} threads", self.threads),
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(engine) => engine.backend().name().unwrap_or_default(),
+        }
+    }
+
+    /// Bytes of the device's memory in use; on the CPU without the weights that lie in the file.
+    pub fn allocated(&self) -> u64 {
+        match &self.runner {
+            Runner::Cpu(engine) => engine.backend().allocated(),
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(engine) => engine.backend().allocated(),
+        }
+    }
+
+    /// What the latest explanation costs at least on this device, which is measured for that; `None` before the first.
+    ///
+    /// # Errors
+    /// When the device fails or has not enough memory.
+    pub fn floors(&mut self) -> Result<Option<Floors>> {
+        match &mut self.runner {
+            Runner::Cpu(engine) => engine.floors(),
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(engine) => engine.floors(),
+        }
     }
 
     /// Explains a picture.
@@ -319,21 +430,27 @@ impl Explainer {
     ) -> Result<Explanation> {
         let start = Instant::now();
         self.validate(target)?;
-        let working = Working::new(frame, self.fit, self.size)?;
-        let resize = start.elapsed();
+        let working = Working::new(frame.size(), self.fit, self.size)?;
         let (count, classes) = match target {
             Target::Top(k) => (*k, None),
             Target::Classes(classes) => (classes.len(), Some(classes.as_slice())),
         };
-        let key = ((working.h, working.w), count, classes.is_none());
-        self.plan(key)?;
-        let planned = start.elapsed();
-        let plan = &self.plans[0].1;
-        let output = self.device.run(plan, &working.pixels, classes, progress)?;
-        let grid = plan.grid().cloned();
-        let mut explanation = self.assemble(output, working, grid);
-        explanation.times.resize = resize;
-        explanation.times.plan = planned - resize;
+        let request = Request {
+            working,
+            classes: count,
+            top: classes.is_none(),
+            method: self.method,
+            layer: self.layer,
+            plain: self.maps != Maps::Ucag,
+            grid: (self.maps != Maps::Plain).then_some(self.grid),
+            overlay: self.overlay,
+            closed_forms: self.closed_forms,
+            memory: self.memory,
+            comfortable: self.comfortable,
+            wanted_batch: self.wanted_batch,
+        };
+        let output = self.runner.run(&request, frame, classes, progress)?;
+        let mut explanation = self.assemble(output, working);
         explanation.times.total = start.elapsed();
         Ok(explanation)
     }
@@ -356,52 +473,25 @@ impl Explainer {
         }
     }
 
-    /// Brings the plan for a size to the front, making it if need be.
-    fn plan(&mut self, key: PlanKey) -> Result<()> {
-        if let Some(at) = self.plans.iter().position(|(k, _)| *k == key) {
-            self.plans[..=at].rotate_right(1);
-            return Ok(());
-        }
-        let request = Request {
-            image: key.0,
-            classes: key.1,
-            top: key.2,
-            method: self.method,
-            layer: self.layer,
-            plain: self.maps != Maps::Ucag,
-            grid: (self.maps != Maps::Plain).then_some(self.grid),
-            closed_forms: self.closed_forms,
-            memory: self.memory,
-            wanted_batch: self.wanted_batch,
-            exact_batch: self.exact_batch,
-        };
-        if self.plans.len() == PLANS {
-            self.plans.clear();
-            self.device.forget();
-        }
-        let plan = self.device.plan(&request)?;
-        self.plans.insert(0, (key, plan));
-        Ok(())
-    }
-
-    fn assemble(&self, output: Output, working: Working, grid: Option<GridPlan>) -> Explanation {
+    fn assemble(&self, output: Output, working: Working) -> Explanation {
         let (h, w) = (working.h, working.w);
         let rectified = self.method.level == Level::Layer;
         let mut order: Vec<usize> = (0..output.probabilities.len()).collect();
         order.sort_by(|a, b| output.probabilities[*b].total_cmp(&output.probabilities[*a]));
         let top = order.into_iter().take(5).map(|c| (c, output.probabilities[c])).collect();
         let mut plain = output.plain.into_iter().map(|data| Map::new(h, w, data));
-        let mut folded = output.folded.into_iter();
+        let mut folded = output.folded.into_iter().map(|data| Map::new(h, w, data));
         let mut patches = output.patch_probabilities.into_iter();
+        let mut overlays = output.overlays.into_iter();
+        let (frame_h, frame_w) = working.frame;
         let classes = output.classes.iter().map(|class| {
-            let plain = plain.next();
-            let ucag = folded.next().zip(grid.as_ref()).map(|(data, grid)| finish(data, grid, rectified));
             let mut entry = ClassExplanation {
                 class: *class,
                 label: self.network.label(*class),
                 probability: output.probabilities[*class],
-                ucag,
-                plain,
+                ucag: folded.next(),
+                plain: plain.next(),
+                overlay: overlays.next().map(|pixels| Picture { h: frame_h, w: frame_w, pixels }),
                 patch_probabilities: patches.next().unwrap_or_default(),
                 status: Status::Fine,
             };
@@ -409,22 +499,7 @@ impl Explainer {
             entry
         });
         let classes = classes.collect();
-        Explanation { classes, top, working, grid, times: Times { stages: output.times, ..Times::default() } }
-    }
-}
-
-/// From the folded canvas to the map: nothing to do in mode `paper`; the published code's last steps in mode `release`
-/// (`methods.md` 3.2).
-fn finish(data: Vec<f32>, grid: &GridPlan, rectified: bool) -> Map {
-    let (ch, cw) = grid.canvas();
-    let (h, w) = grid.image;
-    let canvas = Map::new(ch, cw, data);
-    match grid.grid.mode {
-        Mode::Paper => canvas,
-        Mode::Release => {
-            let canvas = if rectified { canvas.relu() } else { canvas };
-            let map = if (ch, cw) == (h, w) { canvas } else { canvas.resize(h, w) };
-            if rectified { map.min_max().gauss(5, 3.0) } else { map }
-        }
+        let times = Times { stages: output.times, ..Times::default() };
+        Explanation { classes, top, working, grid: output.grid, times }
     }
 }

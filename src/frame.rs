@@ -80,6 +80,18 @@ impl<'a> Frame<'a> {
         (self.h, self.w)
     }
 
+    /// Bytes of a row, without what lies between rows.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn bytes(&self, y: usize) -> &'a [u8] {
+        &self.pixels[y * self.stride..][..self.w * self.format.bytes()]
+    }
+
+    /// Order of a pixel's bytes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn format(&self) -> PixelFormat {
+        self.format
+    }
+
     /// Red, green and blue of a row.
     pub(crate) fn row(&self, y: usize) -> impl Iterator<Item = [u8; 3]> + 'a {
         let format = self.format;
@@ -106,26 +118,29 @@ pub enum Fit {
     None,
 }
 
-/// The picture at the size at which it is explained, RGB.
-#[derive(Debug, Clone, PartialEq)]
+/// The working image, at which a picture is explained: its size and how it is made from the frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Working {
     /// Rows.
     pub h: usize,
     /// Columns.
     pub w: usize,
-    /// Pixels, row by row, three bytes each.
-    pub pixels: Vec<u8>,
     /// The part of the frame that it shows: first row, first column, rows, columns, in frame pixels.
     pub source: [f64; 4],
+    /// Rows and columns of the whole frame.
+    pub(crate) frame: (usize, usize),
+    /// Rows and columns that the frame is resized to.
+    pub(crate) resized: (usize, usize),
+    /// First row and first column of the resized frame that are kept.
+    pub(crate) corner: (usize, usize),
 }
 
 impl Working {
-    /// Makes the working image of a frame; `size` is the network's side in pixels.
+    /// The working image of a frame of `h` rows and `w` columns; `size` is the network's side in pixels.
     ///
     /// # Errors
     /// When the picture is too long and narrow, or the result would be too large.
-    pub fn new(frame: &Frame<'_>, fit: Fit, size: usize) -> Result<Self> {
-        let (h, w) = frame.size();
+    pub fn new((h, w): (usize, usize), fit: Fit, size: usize) -> Result<Self> {
         let (short, long) = (h.min(w), h.max(w));
         if long > MAX_ASPECT.saturating_mul(short) {
             let problem = format!("expected sides in a ratio of at most {MAX_ASPECT}, found {w}×{h} pixels");
@@ -148,8 +163,8 @@ impl Working {
             let problem = format!("expected a working image of at most {MAX_PIXELS} pixels, found {rw}×{rh}");
             return Err(Error::image("frame", problem));
         }
-        let resized = crate::resize::resize(&rgb(frame), (h, w), (rh, rw));
-        let whole = Self { h: rh, w: rw, pixels: resized, source: [0.0, 0.0, h as f64, w as f64] };
+        let source = [0.0, 0.0, h as f64, w as f64];
+        let whole = Self { h: rh, w: rw, source, frame: (h, w), resized: (rh, rw), corner: (0, 0) };
         Ok(if fit == Fit::Crop { whole.centre(size) } else { whole })
     }
 
@@ -157,11 +172,24 @@ impl Working {
     fn centre(self, size: usize) -> Self {
         let margin = |n: usize| ((n - size) as f64 / 2.0).round_ties_even() as usize;
         let (top, left) = (margin(self.h), margin(self.w));
-        let rows = self.pixels.chunks_exact(self.w * 3).skip(top).take(size);
-        let pixels = rows.flat_map(|row| &row[left * 3..(left + size) * 3]).copied().collect();
         let (sy, sx) = (self.source[2] / self.h as f64, self.source[3] / self.w as f64);
         let source = [top as f64 * sy, left as f64 * sx, size as f64 * sy, size as f64 * sx];
-        Self { h: size, w: size, pixels, source }
+        Self { h: size, w: size, source, corner: (top, left), ..self }
+    }
+
+    /// Its pixels, RGB, row by row.
+    pub fn pixels(&self, frame: &Frame<'_>) -> Vec<u8> {
+        self.pixels_of(&rgb(frame))
+    }
+
+    /// The same from the frame's pixels, densely packed RGB.
+    pub(crate) fn pixels_of(&self, frame: &[u8]) -> Vec<u8> {
+        let resized = crate::resize::resize(frame, self.frame, self.resized);
+        if self.resized == (self.h, self.w) {
+            return resized;
+        }
+        let rows = resized.chunks_exact(self.resized.1 * 3).skip(self.corner.0).take(self.h);
+        rows.flat_map(|row| &row[self.corner.1 * 3..(self.corner.1 + self.w) * 3]).copied().collect()
     }
 }
 

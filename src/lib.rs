@@ -35,6 +35,7 @@
 
 #[doc(hidden)]
 pub mod backend;
+mod device;
 #[doc(hidden)]
 pub mod engine;
 mod error;
@@ -51,7 +52,10 @@ pub mod palette;
 pub mod render;
 mod resize;
 
+pub use backend::{Ceilings, Work};
+pub use device::{Device, Gpu, Precision, gpus};
 pub use error::{Error, ErrorKind, Misfit, Result};
+pub use engine::{Floor, Floors, StageTimes};
 pub use explainer::{Builder, ClassExplanation, Explainer, Explanation, Maps, Target, Times};
 pub use frame::{Fit, Frame, PixelFormat, Working};
 pub use grid::{Grid, Mode};

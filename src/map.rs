@@ -1,5 +1,7 @@
 //! A map: one number a pixel, and what is done to it before it is shown.
 
+use std::sync::LazyLock;
+
 use crate::grid::Blend;
 
 /// A map of `h` × `w` numbers, row-major.
@@ -80,8 +82,13 @@ impl Map {
 
     /// Scaled to 0..1; zeros where all values are equal.
     #[must_use]
-    pub fn min_max(mut self) -> Self {
-        let (lo, hi) = self.range();
+    pub fn min_max(self) -> Self {
+        let range = self.range();
+        self.min_max_of(range)
+    }
+
+    /// The same with a range that is known.
+    pub(crate) fn min_max_of(mut self, (lo, hi): (f32, f32)) -> Self {
         let span = hi - lo;
         self.data.iter_mut().for_each(|v| *v = if span > 0.0 { (*v - lo) / span } else { 0.0 });
         self
@@ -116,33 +123,32 @@ impl Map {
         Self { h, w, data }
     }
 
-    /// Separable Gaussian of `taps` (odd) taps, border reflected without repeating the edge (`methods.md` 1.5).
+    /// One axis of a Gaussian of five taps, border reflected without repeating the edge (`methods.md` 1.5).
     #[must_use]
-    pub fn gauss(&self, taps: usize, sigma: f64) -> Self {
-        let reach = (taps / 2) as isize;
-        let kernel: Vec<f64> = (-reach..=reach).map(|i| (-((i * i) as f64) / (2.0 * sigma * sigma)).exp()).collect();
-        let sum: f64 = kernel.iter().sum();
+    pub fn blur(&self, vertical: bool) -> Self {
+        let reach = (BLUR.len() / 2) as isize;
         let reflect = |i: isize, n: usize| {
             let last = n as isize - 1;
             let i = i.abs();
             (if i > last { 2 * last - i } else { i }).clamp(0, last) as usize
         };
-        let blur = |at: &dyn Fn(isize) -> f32| {
-            let terms = (-reach..=reach).zip(&kernel);
-            (terms.map(|(i, k)| f64::from(at(i)) * k).sum::<f64>() / sum) as f32
-        };
         let (h, w) = (self.h, self.w);
-        let pass = |source: &[f32], vertical: bool| -> Vec<f32> {
-            (0..h * w)
-                .map(|p| {
-                    let (y, x) = (p / w, p % w);
-                    blur(&|i| match vertical {
-                        true => source[reflect(y as isize + i, h) * w + x],
-                        false => source[y * w + reflect(x as isize + i, w)],
-                    })
-                })
-                .collect()
+        let at = |p: usize, i: isize| {
+            let (y, x) = (p / w, p % w);
+            match vertical {
+                true => self.data[reflect(y as isize + i, h) * w + x],
+                false => self.data[y * w + reflect(x as isize + i, w)],
+            }
         };
-        Self { h, w, data: pass(&pass(&self.data, false), true) }
+        let value = |p: usize| (-reach..=reach).zip(*BLUR).map(|(i, k)| f64::from(at(p, i)) * k).sum::<f64>() as f32;
+        Self { h, w, data: (0..h * w).map(value).collect() }
     }
 }
+
+/// Five taps of a Gaussian with σ = 3; they sum to 1.
+pub(crate) static BLUR: LazyLock<[f64; 5]> = LazyLock::new(|| {
+    const SIGMA: f64 = 3.0;
+    let kernel = [-2.0_f64, -1.0, 0.0, 1.0, 2.0].map(|i| (-i * i / (2.0 * SIGMA * SIGMA)).exp());
+    let sum: f64 = kernel.iter().sum();
+    kernel.map(|k| k / sum)
+});

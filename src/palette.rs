@@ -5,25 +5,33 @@ use std::sync::LazyLock;
 /// Colours of a palette; odd, so that a diverging one has a middle.
 const STEPS: usize = 511;
 
+static SEQUENTIAL: LazyLock<Vec<[u8; 3]>> = LazyLock::new(|| {
+    // lightness, chroma, hue in degrees
+    table(&[[0.17, 0.09, -75.0], [0.40, 0.17, -35.0], [0.62, 0.22, 25.0], [0.79, 0.17, 65.0], [0.96, 0.12, 105.0]])
+});
+
+static DIVERGING: LazyLock<Vec<[u8; 3]>> = LazyLock::new(|| {
+    table(&[[0.42, 0.18, 262.0], [0.70, 0.12, 255.0], [0.96, 0.0, 250.0]])
+        .into_iter()
+        .step_by(2)
+        .chain(table(&[[0.96, 0.0, 30.0], [0.70, 0.12, 30.0], [0.42, 0.18, 27.0]]).into_iter().step_by(2).skip(1))
+        .collect()
+});
+
 /// Dark violet over red to light yellow, for `t` from 0 to 1; lightness rises evenly.
 pub fn sequential(t: f32) -> [u8; 3] {
-    static COLOURS: LazyLock<Vec<[u8; 3]>> = LazyLock::new(|| {
-        // lightness, chroma, hue in degrees
-        table(&[[0.17, 0.09, -75.0], [0.40, 0.17, -35.0], [0.62, 0.22, 25.0], [0.79, 0.17, 65.0], [0.96, 0.12, 105.0]])
-    });
-    pick(&COLOURS, t)
+    pick(&SEQUENTIAL, t)
 }
 
 /// Blue over a light neutral to red, for `t` from −1 to 1; `t` and `−t` are equally light.
 pub fn diverging(t: f32) -> [u8; 3] {
-    static COLOURS: LazyLock<Vec<[u8; 3]>> = LazyLock::new(|| {
-        table(&[[0.42, 0.18, 262.0], [0.70, 0.12, 255.0], [0.96, 0.0, 250.0]])
-            .into_iter()
-            .step_by(2)
-            .chain(table(&[[0.96, 0.0, 30.0], [0.70, 0.12, 30.0], [0.42, 0.18, 27.0]]).into_iter().step_by(2).skip(1))
-            .collect()
-    });
-    pick(&COLOURS, (t + 1.0) / 2.0)
+    pick(&DIVERGING, (t + 1.0) / 2.0)
+}
+
+/// Both palettes as tables of colours at even steps, the sequential one first.
+#[cfg(feature = "cuda")]
+pub(crate) fn tables() -> [&'static [[u8; 3]]; 2] {
+    [&SEQUENTIAL, &DIVERGING]
 }
 
 fn pick(colours: &[[u8; 3]], t: f32) -> [u8; 3] {

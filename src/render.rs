@@ -127,8 +127,7 @@ fn paint(
     use rayon::prelude::*;
 
     let (h, w) = photo.size();
-    let rows = axis(h, source[0], source[2], map.h);
-    let cols = axis(w, source[1], source[3], map.w);
+    let (rows, cols) = axes((h, w), source, (map.h, map.w));
     let mut pixels = vec![0; h * w * 3];
     pixels.par_chunks_exact_mut(w * 3).enumerate().for_each(|(y, row)| {
         let (out, _) = row.as_chunks_mut::<3>();
@@ -142,6 +141,15 @@ fn paint(
         }
     });
     Picture { h, w, pixels }
+}
+
+/// Where a photo's rows and columns lie in a map of `cells` (rows, columns) that covers `source`.
+pub(crate) fn axes(
+    photo: (usize, usize),
+    source: [f64; 4],
+    cells: (usize, usize),
+) -> (Vec<Option<Blend>>, Vec<Option<Blend>>) {
+    (axis(photo.0, source[0], source[2], cells.0), axis(photo.1, source[1], source[3], cells.1))
 }
 
 /// For each of `n` photo pixels along an axis, where it lies among `cells` map cells that cover `start..start + len`.

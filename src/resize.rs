@@ -5,13 +5,13 @@
 const BITS: u32 = 32 - 8 - 2;
 
 /// Weights of one result pixel: first source pixel and one weight a pixel.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
+pub(crate) struct Taps {
+    pub first: usize,
+    pub weights: Vec<i32>,
 }
 
 /// The triangle kernel, widened by the reduction so that every source pixel counts.
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+pub(crate) fn taps(from: usize, to: usize) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let support = scale.max(1.0);
     let tap = |d: usize| {

@@ -36,7 +36,8 @@ impl Place {
 
     /// `explain` with settings that are fast.
     fn explain(&self, arguments: &[&str]) -> Output {
-        self.run(&[&["explain", "--grid", "2", "--rho", "0.6", "--alpha", "1"], arguments].concat())
+        let fast = ["explain", "--device", "cpu", "--grid", "2", "--rho", "0.6", "--alpha", "1"];
+        self.run(&[&fast, arguments].concat())
     }
 
     fn run(&self, arguments: &[&str]) -> Output {

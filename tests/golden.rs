@@ -10,10 +10,10 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use ucag::backend::cpu::Cpu;
-use ucag::backend::{Backend, Batch, Dtype, Instr, Scope, Slot, Step};
+use ucag::backend::{Backend, Dtype, Instr, Pass, Scope, Slot, Step, Tables};
 use ucag::grid::{GridPlan, Weighting};
 use ucag::models::{Model, Preprocess};
-use ucag::{Explainer, Fit, Frame, Grid, Maps, Mode, Network, Target};
+use ucag::{Device, Explainer, Fit, Frame, Grid, Maps, Mode, Network, Target, Working};
 
 /// What is never asked below, as a part of the range.
 const FLOOR: f64 = 1e-5;
@@ -100,6 +100,7 @@ fn network_matches(name: &str) {
             .grid(grid)
             .maps(if plain { Maps::Plain } else { Maps::Ucag })
             .fit(Fit::None)
+            .device(Device::Cpu)
             .build()
             .unwrap();
         let class = case["class"].as_u64().unwrap() as usize;
@@ -198,13 +199,14 @@ fn unfold(plan: &GridPlan, preprocess: &Preprocess, image: &[u8]) -> Vec<f32> {
     let mut cpu = Cpu::new(Arc::new(graph), 2).unwrap();
     let len = plan.scaled().0 * plan.scaled().1 * 3;
     let y = Slot { offset: 0, len, lanes: 1, dtype: Dtype::F32, scope: Scope::Batch };
-    let steps = [Step { node: "unfold".into(), instr: Instr::Unfold { image: plan.image, y } }];
-    let (resample, fold) = (plan.resample(preprocess), plan.fold((1, 1), Weighting::One));
+    let steps = vec![Step { node: "unfold".into(), instr: Instr::Unfold { image: plan.image, y } }];
+    let tables = Tables { resample: plan.resample(preprocess), fold: plan.fold((1, 1), Weighting::One) };
     let mut values = vec![0.0_f32; len * plan.patches()];
     cpu.reserve(values.len() * 4).unwrap();
-    cpu.prepare(&steps).unwrap();
-    let batch = Batch { first: 0, len: plan.patches(), image, resample: &resample, fold: &fold };
-    cpu.run(&steps, &batch).unwrap();
-    cpu.read(&y, bytemuck::cast_slice_mut(&mut values)).unwrap();
+    let program = cpu.prepare(steps, tables).unwrap();
+    let frame = Frame::rgb(image, plan.image.0, plan.image.1).unwrap();
+    cpu.show(&frame, &Working::new(plan.image, Fit::None, 1).unwrap(), false).unwrap();
+    cpu.run(&Pass { program: &program, steps: 0..1, samples: 0..plan.patches() }).unwrap();
+    cpu.read(&mut [(y, bytemuck::cast_slice_mut(&mut values))]).unwrap();
     values
 }

@@ -9,7 +9,7 @@ use common::rig::{Picture, walk};
 use common::{Random, tolerance};
 use ucag::engine::Composite;
 use ucag::net::NodeId;
-use ucag::{Explainer, Fit, Frame, Maps, Target};
+use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
 /// Network, a layer in its middle, picture: sides that no stride divides.
 const CASES: [(&str, &str, (usize, usize)); 5] = [
@@ -79,7 +79,7 @@ fn closed_forms_equal_the_walk() {
         let frame = Frame::rgb(&pixels, 64, 50).expect("a frame");
         let map = |closed: bool| {
             let builder = Explainer::with_network(common::tiny(model)).closed_forms(closed).fit(Fit::None);
-            let mut explainer = builder.maps(Maps::Plain).threads(2).build().expect("an explainer");
+            let mut explainer = builder.maps(Maps::Plain).device(Device::Cpu).threads(2).build().expect("an explainer");
             let explanation = explainer.explain(&frame, &Target::Classes(vec![4])).expect("an explanation");
             common::to_f64(&explanation.classes[0].map().data)
         };
@@ -107,7 +107,7 @@ fn grad_cam_agrees_with_the_oracle() {
         let at = |i: usize| common::reference::bilinear(&cam, (shape.h, shape.w), size, (i / size.1, i % size.1));
         let expected: Vec<f64> = (0..size.0 * size.1).map(at).collect();
 
-        let builder = Explainer::with_network(network).fit(Fit::None).maps(Maps::Plain).threads(2);
+        let builder = Explainer::with_network(network).fit(Fit::None).maps(Maps::Plain).device(Device::Cpu).threads(2);
         let frame = Frame::rgb(&picture.pixels, size.0, size.1).expect("a frame");
         let found = builder.build().and_then(|mut e| e.explain(&frame, &Target::Classes(vec![1])));
         let found = found.expect("an explanation");

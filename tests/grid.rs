@@ -3,13 +3,13 @@
 mod common;
 
 use common::reference::{bicubic, bilinear};
-use common::rig::{Picture, Rig, floats};
+use common::rig::{Picture, Rig, floats, tables};
 use common::{Random, tolerance};
 use proptest::prelude::*;
 use ucag::backend::{Dtype, Instr, Scope};
 use ucag::grid::{Grid, GridPlan, Mode, Weighting};
 use ucag::models::Preprocess;
-use ucag::{Explainer, Fit, Frame, Maps, Target};
+use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
 fn paper(n: usize, rho: f64, alpha: f64) -> Grid {
     Grid { mode: Mode::Paper, n, rho: Some(rho), alpha }
@@ -19,10 +19,11 @@ fn paper(n: usize, rho: f64, alpha: f64) -> Grid {
 fn unfold(plan: &GridPlan, picture: &Picture) -> Vec<f64> {
     let graph = common::tiny_graph("vgg11");
     let mut rig = Rig::new(&graph, 2);
-    rig.resample = plan.resample(&Preprocess::default());
+    rig.tables = tables(plan, (1, 1), Weighting::One);
+    rig.show(plan.image, &picture.pixels);
     let (h, w) = plan.scaled();
     let y = rig.result(h * w * 3, 1, Dtype::F32, Scope::Batch, plan.patches());
-    let bytes = rig.run(Instr::Unfold { image: plan.image, y }, plan.patches(), &picture.pixels, &[y]);
+    let bytes = rig.run(Instr::Unfold { image: plan.image, y }, plan.patches(), &[y]);
     common::to_f64(&floats(&bytes[0]))
 }
 
@@ -30,13 +31,13 @@ fn unfold(plan: &GridPlan, picture: &Picture) -> Vec<f64> {
 fn fold(plan: &GridPlan, map: (usize, usize), weighting: Weighting, lanes: usize, maps: &[f32], p: &[f32]) -> Vec<f64> {
     let graph = common::tiny_graph("vgg11");
     let mut rig = Rig::new(&graph, 2);
-    rig.fold = plan.fold(map, weighting);
+    rig.tables = tables(plan, map, weighting);
     let bytes = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect();
     let maps = rig.slot(map.0 * map.1, lanes, Dtype::F32, Scope::All, bytes(maps));
     let p = rig.slot(1, lanes, Dtype::F32, Scope::All, bytes(p));
     let canvas = plan.canvas();
     let y = rig.result(canvas.0 * canvas.1, lanes, Dtype::F32, Scope::Shared, 1);
-    let found = rig.run(Instr::Fold { maps, p, map, y }, plan.patches(), &[], &[y]);
+    let found = rig.run(Instr::Fold { maps, p, map, y }, plan.patches(), &[y]);
     common::to_f64(&floats(&found[0]))
 }
 
@@ -122,7 +123,7 @@ fn the_trivial_grid_is_the_plain_map() {
     for method in ["grad-cam", "lrp-epsilon-plus"] {
         let network = common::tiny("resnet18");
         let builder = Explainer::with_network(network).method(method).grid(paper(1, 1.0, 1.0)).maps(Maps::Both);
-        let mut explainer = builder.fit(Fit::None).threads(2).build().expect("an explainer");
+        let mut explainer = builder.fit(Fit::None).device(Device::Cpu).threads(2).build().expect("an explainer");
         let pixels = common::picture(43, 50, 1);
         let frame = Frame::rgb(&pixels, 43, 50).expect("a frame");
         let explanation = explainer.explain(&frame, &Target::Top(1)).expect("an explanation");

@@ -6,7 +6,7 @@ use common::{CLASSES, NARROWING, Random, Tensor, file, safetensors};
 use proptest::prelude::*;
 use ucag::models::Model;
 use ucag::net::Tensors;
-use ucag::{Explainer, Fit, Frame, Network, PixelFormat, Target, Working};
+use ucag::{Device, Explainer, Fit, Frame, Network, PixelFormat, Target, Working};
 
 /// What loading these bytes says.
 fn refusal(bytes: Vec<u8>, model: Option<&str>) -> String {
@@ -203,7 +203,7 @@ fn networks_that_overflow() {
     };
     let pixels = common::picture(40, 40, 1);
     for key in ["conv1.weight", "layer3.0.conv2.weight", "fc.weight"] {
-        let mut explainer = Explainer::with_network(network(key)).fit(Fit::None).build().expect("an explainer");
+        let mut explainer = Explainer::with_network(network(key)).fit(Fit::None).device(Device::Cpu).build().expect("an explainer");
         let frame = Frame::rgb(&pixels, 40, 40).expect("a frame");
         let message = explainer.explain(&frame, &Target::Top(1)).expect_err("infinite").to_string();
         assert_says(&message, &["non-finite", "node `"]);
@@ -215,7 +215,7 @@ fn networks_that_overflow() {
 fn small_pictures() {
     for (model, method) in [("resnet18", "grad-cam"), ("resnet50", "lrp-epsilon-plus"), ("vgg11", "lrp-epsilon-plus")] {
         let builder = Explainer::with_network(common::tiny(model)).method(method).fit(Fit::None);
-        let mut explainer = builder.maps(ucag::Maps::Plain).build().expect("an explainer");
+        let mut explainer = builder.maps(ucag::Maps::Plain).device(Device::Cpu).build().expect("an explainer");
         for (h, w) in [(1, 1), (1, 9), (2, 3), (8, 8), (15, 17), (31, 33)] {
             let pixels = common::picture(h, w, 1);
             let frame = Frame::rgb(&pixels, h, w).expect("a frame");
@@ -274,7 +274,7 @@ proptest! {
                 let pixels = common::picture(32, 32, seed);
                 let frame = Frame::rgb(&pixels, 32, 32).expect("a frame");
                 let builder = Explainer::with_network(network).fit(Fit::None).maps(ucag::Maps::Plain).threads(1);
-                let _ = builder.build().and_then(|mut e| e.explain(&frame, &Target::Top(1)));
+                let _ = builder.device(Device::Cpu).build().and_then(|mut e| e.explain(&frame, &Target::Top(1)));
             }
         }
     }
@@ -285,8 +285,8 @@ proptest! {
         for format in [PixelFormat::Rgb, PixelFormat::Bgr, PixelFormat::Rgba, PixelFormat::Gray] {
             let Ok(frame) = Frame::new(&pixels, h, w, stride, format) else { continue };
             for fit in [Fit::Fit, Fit::Squash, Fit::Crop, Fit::None] {
-                if let Ok(working) = Working::new(&frame, fit, size) {
-                    prop_assert_eq!(working.pixels.len(), working.h * working.w * 3);
+                if let Ok(working) = Working::new(frame.size(), fit, size) {
+                    prop_assert_eq!(working.pixels(&frame).len(), working.h * working.w * 3);
                 }
             }
         }

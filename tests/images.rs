@@ -29,7 +29,7 @@ fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
 
 /// Pixels as the engine gets them.
 fn pixels(photo: &Photo) -> Vec<u8> {
-    Working::new(&photo.frame(), ucag::Fit::None, 1).unwrap().pixels
+    Working::new(photo.size(), ucag::Fit::None, 1).unwrap().pixels(&photo.frame())
 }
 
 fn open(bytes: &[u8]) -> Photo {

@@ -34,7 +34,7 @@ fn max_pool(h: usize, w: usize, c: usize, window: Window, ties: bool) {
     let from = rig.slot(x.len, 1, Dtype::F32, Scope::Batch, x.bytes(0..SAMPLES));
     let y = rig.result(g.y.len(), 1, Dtype::F32, Scope::Batch, SAMPLES);
     let index = rig.result(g.y.len(), 1, Dtype::U8, Scope::Batch, SAMPLES);
-    let found = rig.run(Instr::MaxPool { g, x: from, y, index: Some(index) }, SAMPLES, &[], &[y, index]);
+    let found = rig.run(Instr::MaxPool { g, x: from, y, index: Some(index) }, SAMPLES, &[y, index]);
     let values: Vec<f64> = pooled.iter().flat_map(|(y, _)| y.clone()).collect();
     assert_eq!(common::to_f64(&common::rig::floats(&found[0])), values, "{name}");
     assert_eq!(found[1], winners.bytes(0..SAMPLES), "{name}: winners");
@@ -248,7 +248,7 @@ fn heads() {
         let classes = rig.slot(lanes, 1, Dtype::U32, Scope::Shared, indices);
         let p = rig.slot(20, 1, Dtype::F32, Scope::Batch, p.bytes(0..SAMPLES));
         let y = rig.result(len, lanes, Dtype::F32, scope, SAMPLES);
-        common::to_f64(&common::rig::floats(&rig.run(write(p, classes, y), SAMPLES, &[], &[y])[0]))
+        common::to_f64(&common::rig::floats(&rig.run(write(p, classes, y), SAMPLES, &[y])[0]))
     };
     let each = |f: &dyn Fn(usize, usize) -> Vec<f64>| -> Vec<f64> {
         let lanes = (0..SAMPLES).flat_map(|s| classes.map(|c| (s, c as usize)));
@@ -276,7 +276,7 @@ fn top_classes() {
         let bytes = p.iter().chain(&[1.0; 7]).flat_map(|v| v.to_le_bytes()).collect();
         let p = rig.slot(7, 1, Dtype::F32, Scope::Batch, bytes);
         let classes = rig.result(k, 1, Dtype::U32, Scope::Shared, 1);
-        let found = rig.run(Instr::TopK { p, k, classes }, 2, &[], &[classes]);
+        let found = rig.run(Instr::TopK { p, k, classes }, 2, &[classes]);
         let found: Vec<u32> = found[0].as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
         assert_eq!(found, [1, 3, 5, 6, 0, 4, 2][..k]);
     }
@@ -291,7 +291,7 @@ fn keeping() {
         let mut rig = Rig::new(&no_layer(), 2);
         let from = rig.slot(11, lanes, Dtype::F32, Scope::Batch, x.bytes(0..samples));
         let y = rig.result(11, lanes, Dtype::F32, scope, samples);
-        let found = rig.run(Instr::Keep { x: from, y }, samples, &[], &[y]);
+        let found = rig.run(Instr::Keep { x: from, y }, samples, &[y]);
         assert_eq!(found[0], x.bytes(0..samples));
     }
 }

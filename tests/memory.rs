@@ -5,7 +5,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-use ucag::{Explainer, Fit, Frame, Grid, Maps, Target};
+use ucag::{Device, Explainer, Fit, Frame, Grid, Maps, Target};
 
 /// The system's allocator, with a count of the bytes in use.
 struct Counting;
@@ -33,7 +33,7 @@ static ALLOCATOR: Counting = Counting;
 fn run(model: &str, method: &str, size: usize, maps: Maps, frames: u64) -> (isize, isize) {
     let grid = Grid { n: 2, rho: Some(0.7), alpha: 1.0, ..Grid::default() };
     let builder = Explainer::with_network(common::tiny(model)).method(method).maps(maps).grid(grid);
-    let mut explainer = builder.fit(Fit::None).threads(2).build().expect("an explainer");
+    let mut explainer = builder.fit(Fit::None).device(Device::Cpu).threads(2).build().expect("an explainer");
     let mut pixels = common::picture(size, size, 0);
     let (mut early, mut most) = (0, 0);
     for i in 0..frames {

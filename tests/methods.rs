@@ -4,7 +4,7 @@ mod common;
 
 use ucag::methods::METHODS;
 use ucag::models::MODELS;
-use ucag::{Explainer, Explanation, Fit, Frame, Grid, Maps, Network, Target};
+use ucag::{Device, Explainer, Explanation, Fit, Frame, Grid, Maps, Network, Target};
 
 const SIZE: (usize, usize) = (40, 47);
 
@@ -13,7 +13,9 @@ fn grid() -> Grid {
     Grid { n: 3, rho: Some(0.7), alpha: 1.3, ..Grid::default() }
 }
 
+#[derive(Clone, Copy)]
 struct Setting {
+    device: Device,
     method: &'static str,
     batch: usize,
     threads: usize,
@@ -21,7 +23,7 @@ struct Setting {
 
 fn explainer(network: &Network, setting: &Setting) -> Explainer {
     let builder = Explainer::with_network(network.clone()).method(setting.method).maps(Maps::Both).grid(grid());
-    let builder = builder.fit(Fit::None).batch(setting.batch).threads(setting.threads);
+    let builder = builder.fit(Fit::None).device(setting.device).batch(setting.batch).threads(setting.threads);
     builder.build().expect("an explainer")
 }
 
@@ -38,9 +40,10 @@ fn bits(explanation: &Explanation, class: usize) -> Vec<u32> {
     maps.chain(&entry.patch_probabilities).chain([&entry.probability]).map(|v| v.to_bits()).collect()
 }
 
-fn check(network: &Network, method: &'static str) {
-    let what = format!("{method} on {}", network.model.name);
-    let mut first = explainer(network, &Setting { method, batch: 1, threads: 1 });
+fn check(network: &Network, device: Device, method: &'static str) {
+    let what = format!("{method} on {} on {device}", network.model.name);
+    let setting = Setting { device, method, batch: 1, threads: 1 };
+    let mut first = explainer(network, &setting);
     let top = explain(&mut first, &Target::Top(1));
     let class = top.classes[0].class;
     assert_eq!(class, top.top[0].0, "{what}");
@@ -57,14 +60,14 @@ fn check(network: &Network, method: &'static str) {
     let given = explain(&mut first, &Target::Classes(vec![class]));
     assert_eq!(bits(&given, class), expected, "{what}: the top class, given by its number");
     for (batch, threads) in [(1, 2), (2, 1), (5, 3), (5, 3), (9, 2)] {
-        let again = explain(&mut explainer(network, &Setting { method, batch, threads }), &Target::Top(1));
+        let again = explain(&mut explainer(network, &Setting { batch, threads, ..setting }), &Target::Top(1));
         assert_eq!(bits(&again, class), expected, "{what}: batches of {batch} on {threads} threads");
     }
     assert_eq!(bits(&explain(&mut first, &Target::Top(1)), class), expected, "{what}: the second run");
 
     let three = [class, (class + 1) % common::CLASSES, (class + 4) % common::CLASSES];
     let together =
-        explain(&mut explainer(network, &Setting { method, batch: 2, threads: 2 }), &Target::Classes(three.to_vec()));
+        explain(&mut explainer(network, &Setting { batch: 2, threads: 2, ..setting }), &Target::Classes(three.to_vec()));
     for class in three {
         let alone = explain(&mut first, &Target::Classes(vec![class]));
         assert_eq!(bits(&together, class), bits(&alone, class), "{what}: class {class} with others and alone");
@@ -72,21 +75,37 @@ fn check(network: &Network, method: &'static str) {
 }
 
 /// One test per method would do; the networks are split so that they share the cores.
-fn check_networks(family: &str) {
+fn check_networks(family: &str, device: Device) {
     for model in MODELS.iter().filter(|m| m.name.starts_with(family)) {
         let network = common::tiny(model.name);
-        METHODS.iter().for_each(|method| check(&network, method.name));
+        METHODS.iter().for_each(|method| check(&network, device, method.name));
     }
 }
 
 #[test]
 fn every_method_on_every_resnet() {
-    check_networks("resnet");
+    check_networks("resnet", Device::Cpu);
 }
 
 #[test]
 fn every_method_on_every_vgg() {
-    check_networks("vgg");
+    check_networks("vgg", Device::Cpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn every_method_on_every_resnet_on_a_gpu() {
+    if common::cuda::device().is_some() {
+        check_networks("resnet", Device::Cuda(0));
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn every_method_on_every_vgg_on_a_gpu() {
+    if common::cuda::device().is_some() {
+        check_networks("vgg", Device::Cuda(0));
+    }
 }
 
 /// No network escapes the two tests above.

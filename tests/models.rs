@@ -6,7 +6,7 @@ use common::{CLASSES, NARROWING, Tensor, picture, safetensors, tensors};
 use half::{bf16, f16};
 use ucag::models::{MODELS, Model};
 use ucag::net::Tensors;
-use ucag::{Explainer, Explanation, Fit, Frame, Maps, Network, Target};
+use ucag::{Device, Explainer, Explanation, Fit, Frame, Maps, Network, Target};
 
 /// Numbers of trained values that torchvision documents.
 const TORCHVISION: [(&str, usize); 13] = [
@@ -41,7 +41,7 @@ fn load(tensors: &[Tensor], metadata: &[(&str, &str)]) -> ucag::Result<Network> 
 }
 
 fn explain(network: Network, side: usize) -> Explanation {
-    let mut explainer = Explainer::with_network(network).maps(Maps::Plain).fit(Fit::None).build().unwrap();
+    let mut explainer = Explainer::with_network(network).maps(Maps::Plain).fit(Fit::None).device(Device::Cpu).build().unwrap();
     let pixels = picture(side, side, 5);
     explainer.explain(&Frame::rgb(&pixels, side, side).unwrap(), &Target::Top(1)).unwrap()
 }

@@ -5,10 +5,20 @@
 //! missing one does not compile.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod taps;
+mod work;
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::frame::{Frame, Working};
 use crate::grid::{FoldPlan, Resample};
+use crate::methods::Level;
 use crate::net::{AvgPool, ParamId, Shape, Window};
+pub use work::{Ceilings, Work};
 
 /// A range of the arena that holds one value of the program for every sample of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,17 +35,19 @@ pub struct Slot {
     pub scope: Scope,
 }
 
-/// Alignment of slots in bytes: a cache line.
-pub const ALIGN: usize = 64;
+/// Alignment of slots in bytes: what matrix products on GPUs take for granted.
+pub const ALIGN: usize = 256;
 
 /// Type of a slot's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// Activations, gradients, relevance, maps.
+    /// Gradients, relevance, probabilities, maps; activations where the backend stores them so.
     F32,
+    /// Activations where the backend stores them so.
+    F16,
     /// Class indices.
     U32,
-    /// Winners of max pooling, counted within the window.
+    /// Winners of max pooling, counted within the window; colours.
     U8,
 }
 
@@ -44,6 +56,7 @@ impl Dtype {
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
             Self::U8 => 1,
         }
     }
@@ -183,6 +196,16 @@ pub enum Instr<R> {
     /// Weighs the maps of all patches by `exp(p)`, scales them back and adds them where they lie (`methods.md`
     /// sections 3.2 and 3.3). A gather: each pixel sums the patches that cover it, in their order.
     Fold { maps: R, p: R, map: (usize, usize), y: R },
+    /// Smallest and largest value of each lane.
+    Range { x: R, y: R },
+    /// A map of `from` (rows, columns) at the size `to`, bilinear (`methods.md` 1.4).
+    ResizeMap { from: (usize, usize), to: (usize, usize), x: R, y: R },
+    /// A map scaled by its range to 0..1; zeros where all values are equal.
+    MinMax { x: R, range: R, y: R },
+    /// Five taps of a Gaussian with σ = 3 along one axis (`methods.md` 1.5).
+    Blur { size: (usize, usize), vertical: bool, x: R, y: R },
+    /// The photo with the map of `size` over it: `render::overlay`, which says what `source` is. `[h, w, 3]`
+    Overlay { size: (usize, usize), photo: (usize, usize), source: [f64; 4], level: Level, x: R, range: R, y: R },
 }
 
 /// How an instruction touches an operand.
@@ -233,6 +256,11 @@ impl<R> Instr<R> {
             I::ChannelSum { x, channels, weights, y } => { read!(x); read_opt!(weights); write!(y); I::ChannelSum { x, channels, weights, y } }
             I::Keep { x, y } => { read!(x); write!(y); I::Keep { x, y } }
             I::Fold { maps, p, map, y } => { read!(maps, p); write!(y); I::Fold { maps, p, map, y } }
+            I::Range { x, y } => { read!(x); write!(y); I::Range { x, y } }
+            I::ResizeMap { from, to, x, y } => { read!(x); write!(y); I::ResizeMap { from, to, x, y } }
+            I::MinMax { x, range, y } => { read!(x, range); write!(y); I::MinMax { x, range, y } }
+            I::Blur { size, vertical, x, y } => { read!(x); write!(y); I::Blur { size, vertical, x, y } }
+            I::Overlay { size, photo, source, level, x, range, y } => { read!(x, range); write!(y); I::Overlay { size, photo, source, level, x, range, y } }
         }
     }
 }
@@ -246,43 +274,104 @@ pub struct Step<R> {
     pub instr: Instr<R>,
 }
 
-/// What varies from run to run of one program.
-#[derive(Debug, Clone, Copy)]
-pub struct Batch<'a> {
-    /// Index of the batch's first sample among all patches.
-    pub first: usize,
-    /// Number of samples.
-    pub len: usize,
-    /// The working image, u8 RGB.
-    pub image: &'a [u8],
+/// Where patches are cut out and where their maps lie: what a program's unfolding and folding read.
+#[derive(Debug, Clone)]
+pub struct Tables {
     /// How patches are cut out and scaled.
-    pub resample: &'a Resample,
+    pub resample: Resample,
     /// How their maps are put together again.
-    pub fold: &'a FoldPlan,
+    pub fold: FoldPlan,
+}
+
+/// How a backend wants the values of a network stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Type of activations. Gradients, relevance, probabilities and maps are `F32` everywhere.
+    pub activation: Dtype,
+    /// Channels of the network's input. Those beyond the third are zeros with weights of zero.
+    pub input_channels: usize,
+}
+
+/// Part of a program to be run on some samples.
+#[derive(Debug, Clone)]
+pub struct Pass<'a, P> {
+    /// The program.
+    pub program: &'a P,
+    /// Its steps.
+    pub steps: Range<usize>,
+    /// The samples, counted among all patches.
+    pub samples: Range<usize>,
+}
+
+/// What is known after all passes of an explanation have run.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// How long each pass took.
+    pub times: Vec<Duration>,
+    /// The device saw a value that is infinite or no number. Devices that store in 16 bits must look; others may leave
+    /// it to the results.
+    pub overflow: bool,
 }
 
 /// A device.
 pub trait Backend: Send {
+    /// Steps made ready for the device.
+    type Program: Send;
+
+    /// What the device remembers of passes so as to replay them as one.
+    type Recording: Send + Default;
+
+    /// How values are stored.
+    fn storage(&self) -> Storage;
+
     /// Makes the arena at least `bytes` large. Contents are lost. Called when a plan is made, never after.
     ///
     /// # Errors
     /// When the device has not enough memory.
     fn reserve(&mut self, bytes: usize) -> Result<()>;
 
-    /// Makes a program's weights resident and its scratch memory large enough.
+    /// Makes a program's weights and tables resident and scratch memory large enough.
     ///
     /// # Errors
     /// When the device has not enough memory.
-    fn prepare(&mut self, steps: &[Step<Slot>]) -> Result<()>;
+    fn prepare(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Self::Program>;
 
     /// Forgets what was prepared for programs, which will not run again. Weights stay resident.
     fn forget(&mut self);
 
-    /// Runs a program on one batch.
+    /// Makes the working image of a frame, which unfolding reads from now on. `keep` tells whether an overlay will need
+    /// the frame itself.
     ///
     /// # Errors
     /// When the device fails.
-    fn run(&mut self, steps: &[Step<Slot>], batch: &Batch<'_>) -> Result<()>;
+    fn show(&mut self, frame: &Frame<'_>, working: &Working, keep: bool) -> Result<()>;
+
+    /// Runs one pass.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn run(&mut self, pass: &Pass<'_, Self::Program>) -> Result<()>;
+
+    /// Runs all passes of an explanation in order. A device may record them into `recording`, which is new for new
+    /// passes, and replay them later. `done` hears of each pass that is done.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn explain(
+        &mut self,
+        passes: &[Pass<'_, Self::Program>],
+        _recording: &mut Self::Recording,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Outcome> {
+        let mut times = Vec::with_capacity(passes.len());
+        for (i, pass) in passes.iter().enumerate() {
+            let start = Instant::now();
+            self.run(pass)?;
+            times.push(start.elapsed());
+            done(i);
+        }
+        Ok(Outcome { times, overflow: false })
+    }
 
     /// Copies bytes into a slot, from its first element on.
     ///
@@ -290,11 +379,20 @@ pub trait Backend: Send {
     /// When the device fails.
     fn write(&mut self, slot: &Slot, bytes: &[u8]) -> Result<()>;
 
-    /// Copies bytes out of a slot, from its first element on.
+    /// Copies bytes out of slots, from the first element of each on.
     ///
     /// # Errors
     /// When the device fails.
-    fn read(&mut self, slot: &Slot, bytes: &mut [u8]) -> Result<()>;
+    fn read(&mut self, reads: &mut [(Slot, &mut [u8])]) -> Result<()>;
+
+    /// Bytes of the device's memory that this backend holds, weights included where it has copies of them.
+    fn allocated(&self) -> u64;
+
+    /// Measures what the device does at best.
+    ///
+    /// # Errors
+    /// When the device fails or has not enough memory.
+    fn ceilings(&mut self) -> Result<Ceilings>;
 }
 
 /// max(v, 0), but what is no number stays so, as in torch: a rectifier must not hide that a network's values overflowed.

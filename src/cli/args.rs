@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ucag::{Fit, Mode};
+use ucag::{Device, Fit, Mode, Precision};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +39,10 @@ pub enum Command {
     },
     /// List the explanation methods
     Methods,
+    /// List what can be computed on, and why a GPU is not used
+    Devices,
+    /// Measure the time from a frame in memory to its map, stage by stage, beside what the machine allows at best
+    Bench(Box<Bench>),
     /// Say what a safetensors file is, and what would be loaded or does not fit
     Inspect {
         /// The file
@@ -59,60 +63,15 @@ pub struct Explain {
     #[arg(long, value_name = "FILE")]
     pub list: Option<PathBuf>,
 
-    /// Safetensors file [default: $UCAG_WEIGHTS, or the bundled vgg16-everyday.safetensors]
-    #[arg(long, value_name = "FILE", help_heading = "Network")]
-    pub weights: Option<PathBuf>,
-    /// Network, where it is not to be recognised from the file; see `ucag-fast models`
-    #[arg(long, value_name = "NAME", help_heading = "Network")]
-    pub model: Option<String>,
-    /// Names of the classes, one a line
-    #[arg(long, value_name = "FILE", help_heading = "Network")]
-    pub labels: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: Engine,
 
-    /// Method; see `ucag-fast methods`
-    #[arg(long, value_name = "NAME", default_value = "grad-cam", help_heading = "Explanation")]
-    pub method: String,
-    /// Layer of class activation maps [default: the network's]
-    #[arg(long, value_name = "NAME", help_heading = "Explanation")]
-    pub layer: Option<String>,
-    /// The method alone, without UCAG
-    #[arg(long, help_heading = "Explanation")]
-    pub plain: bool,
     /// Class to explain, by number or name; may be repeated [default: the most probable]
     #[arg(long, value_name = "INDEX|NAME", help_heading = "Explanation", conflicts_with = "top")]
     pub class: Vec<String>,
     /// Explain the K most probable classes
     #[arg(long, value_name = "K", default_value_t = 1, help_heading = "Explanation")]
     pub top: usize,
-
-    /// Reading of UCAG: the paper's text, or its authors' published code
-    #[arg(long, value_enum, default_value = "paper", help_heading = "UCAG")]
-    pub mode: ModeName,
-    /// Patches along each axis
-    #[arg(long, value_name = "N", default_value_t = 6, help_heading = "UCAG")]
-    pub grid: usize,
-    /// Side of a patch as a part of the image's [default: 0.555, release 124/224]
-    #[arg(long, value_name = "R", help_heading = "UCAG", allow_negative_numbers = true)]
-    pub rho: Option<f64>,
-    /// Factor that patches are scaled up by
-    #[arg(long, value_name = "A", default_value_t = 2.6, help_heading = "UCAG", allow_negative_numbers = true)]
-    pub alpha: f64,
-    /// How a photo becomes the image that is explained
-    #[arg(long, value_enum, default_value = "fit", help_heading = "UCAG")]
-    pub resize: FitName,
-    /// Side of that image in pixels [default: the network's, 224]
-    #[arg(long, value_name = "N", help_heading = "UCAG")]
-    pub size: Option<usize>,
-
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
-    pub device: Device,
-    /// Threads [default: one for each core that the process may use]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    pub threads: Option<usize>,
-    /// Most working memory beyond the weights, such as 512M or 2G [default: a quarter of the machine's]
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Machine")]
-    pub memory: Option<u64>,
 
     /// Files to write
     #[arg(
@@ -135,6 +94,86 @@ pub struct Explain {
     pub quiet: bool,
 }
 
+#[derive(Args)]
+pub struct Bench {
+    /// A photo [default: a picture of 224×224 pixels that is made on the spot]
+    pub photo: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub engine: Engine,
+
+    /// Frames that are timed
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub frames: u32,
+    /// Frames before them that are not, the first one aside
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub warmup: u32,
+    /// Lay the map over the frame too
+    #[arg(long)]
+    pub overlay: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Network, explanation and machine.
+#[derive(Args)]
+pub struct Engine {
+    /// Safetensors file [default: $UCAG_WEIGHTS, or the bundled vgg16-everyday.safetensors]
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub weights: Option<PathBuf>,
+    /// Network, where it is not to be recognised from the file; see `ucag-fast models`
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub model: Option<String>,
+    /// Names of the classes, one a line
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub labels: Option<PathBuf>,
+
+    /// Method; see `ucag-fast methods`
+    #[arg(long, value_name = "NAME", default_value = "grad-cam", help_heading = "Explanation")]
+    pub method: String,
+    /// Layer of class activation maps [default: the network's]
+    #[arg(long, value_name = "NAME", help_heading = "Explanation")]
+    pub layer: Option<String>,
+    /// The method alone, without UCAG
+    #[arg(long, help_heading = "Explanation")]
+    pub plain: bool,
+    /// Reading of UCAG: the paper's text, or its authors' published code
+    #[arg(long, value_enum, default_value = "paper", help_heading = "UCAG")]
+    pub mode: ModeName,
+    /// Patches along each axis
+    #[arg(long, value_name = "N", default_value_t = 6, help_heading = "UCAG")]
+    pub grid: usize,
+    /// Side of a patch as a part of the image's [default: 0.555, release 124/224]
+    #[arg(long, value_name = "R", help_heading = "UCAG", allow_negative_numbers = true)]
+    pub rho: Option<f64>,
+    /// Factor that patches are scaled up by
+    #[arg(long, value_name = "A", default_value_t = 2.6, help_heading = "UCAG", allow_negative_numbers = true)]
+    pub alpha: f64,
+    /// How a photo becomes the image that is explained
+    #[arg(long, value_enum, default_value = "fit", help_heading = "UCAG")]
+    pub resize: FitName,
+    /// Side of that image in pixels [default: the network's, 224]
+    #[arg(long, value_name = "N", help_heading = "UCAG")]
+    pub size: Option<usize>,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N; `ucag-fast devices` lists what there is
+    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
+    pub device: Device,
+    /// Bits in which activations are stored [default: f32 on the CPU, f16 on GPUs]
+    #[arg(long, value_enum, value_name = "BITS", help_heading = "Machine")]
+    pub precision: Option<PrecisionName>,
+    /// Patches computed together; changes no map [default: what suits the device]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub batch: Option<usize>,
+    /// Threads [default: one for each core that the process may use]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+    /// Most working memory beyond the weights, such as 512M or 2G [default: a quarter of the machine's, on GPUs what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Machine")]
+    pub memory: Option<u64>,
+}
+
 /// `--mode`
 #[derive(Clone, Copy, ValueEnum)]
 pub enum ModeName {
@@ -155,11 +194,11 @@ pub enum FitName {
     None,
 }
 
-/// `--device`
+/// `--precision`
 #[derive(Clone, Copy, ValueEnum)]
-pub enum Device {
-    Auto,
-    Cpu,
+pub enum PrecisionName {
+    F32,
+    F16,
 }
 
 /// `--emit`
@@ -184,6 +223,15 @@ impl From<ModeName> for Mode {
         match name {
             ModeName::Paper => Self::Paper,
             ModeName::Release => Self::Release,
+        }
+    }
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::F16 => Self::F16,
         }
     }
 }

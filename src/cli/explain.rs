@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use ucag::io::{self, Photo};
-use ucag::{ClassExplanation, ErrorKind, Explainer, Explanation, Grid, Maps, Status, Target, render};
+use ucag::{ClassExplanation, ErrorKind, Explainer, Explanation, Status, Target, render};
 
 use super::args::{self, Explain, Kind};
 use super::find;
@@ -16,6 +16,7 @@ use super::inputs::{self, Input};
 use super::output::{self, Folder, Printer};
 use super::progress::Progress;
 use super::report::{self, Report, Timings};
+use super::setup;
 use super::{FAILED, FINE, NOTHING};
 
 /// A class less probable than this is hardly what the photo shows.
@@ -73,43 +74,11 @@ impl<'a> Job<'a> {
             }
         });
         let panel = kinds.contains(&Kind::Panel);
-        if args.plain && panel {
+        if args.engine.plain && panel {
             bail!("--emit panel shows the plain map beside UCAG's, so it does not go with --plain");
         }
-        if let Some(threads) = args.threads {
-            // For decoding and rendering; the engine has threads of its own and reports a senseless number.
-            const MOST: usize = 1024;
-            rayon::ThreadPoolBuilder::new().num_threads(threads.min(MOST)).build_global().context("threads")?;
-        }
-        let weights = find::weights(args.weights.as_deref())?;
-        let grid = Grid { mode: args.mode.into(), n: args.grid, rho: args.rho, alpha: args.alpha };
-        let maps = match (args.plain, panel) {
-            (true, _) => Maps::Plain,
-            (false, true) => Maps::Both,
-            (false, false) => Maps::Ucag,
-        };
-        let mut builder =
-            Explainer::builder(&weights).method(&args.method).grid(grid).maps(maps).fit(args.resize.into());
-        if let Some(model) = &args.model {
-            builder = builder.model(model);
-        }
-        if let Some(path) = &args.labels {
-            let text = std::fs::read_to_string(path).with_context(|| format!("labels {}", path.display()))?;
-            builder = builder.labels(text.trim_end().lines().map(|line| line.trim().to_string()).collect());
-        }
-        if let Some(layer) = &args.layer {
-            builder = builder.layer(layer);
-        }
-        if let Some(size) = args.size {
-            builder = builder.size(size);
-        }
-        if let Some(threads) = args.threads {
-            builder = builder.threads(threads);
-        }
-        if let Some(memory) = args.memory {
-            builder = builder.memory(memory);
-        }
-        let explainer = builder.build()?;
+        let (builder, weights) = setup::builder(&args.engine, panel)?;
+        let explainer = builder.overlay(kinds.contains(&Kind::Overlay)).build()?;
         let classes = explainer.network().graph.classes();
         if args.top == 0 || args.top > classes {
             bail!("--top: expected 1 to {classes}, the number of classes, found {}", args.top);
@@ -168,21 +137,24 @@ impl<'a> Job<'a> {
             network: self.network()?,
             method: self.explainer.method().name,
             layer: self.explainer.layer().into(),
-            mode: args::name(self.args.mode),
+            mode: args::name(self.args.engine.mode),
             classes: explanation.classes.iter().map(Into::into).collect(),
             top5: explanation.top.iter().map(|(class, probability)| self.probability(*class, *probability)).collect(),
             grid: explanation.grid.as_ref().map(Into::into),
             working: (&explanation.working).into(),
-            resize: args::name(self.args.resize),
+            resize: args::name(self.args.engine.resize),
             timings_ms,
             files: files.iter().map(|(path, _)| path).chain(&json).map(|path| path.display().to_string()).collect(),
             threads: self.explainer.threads(),
-            device: "cpu",
+            device: self.explainer.device().to_string(),
         };
         if let Some(path) = json {
             files.push((path, (serde_json::to_string_pretty(&report)? + "\n").into_bytes()));
         }
         self.folder.write(&files)?;
+        if let Some(note) = self.explainer.note().filter(|_| !self.args.quiet) {
+            output::warning(note);
+        }
         self.warn(&report);
         Ok((report, explanation.classes.iter().any(|c| c.status == Status::Fine)))
     }
@@ -197,7 +169,10 @@ impl<'a> Job<'a> {
         let (frame, map, working) = (photo.frame(), entry.map(), &explanation.working);
         let method = self.explainer.method();
         Ok(match kind {
-            Kind::Overlay => io::png(&render::overlay(&frame, working.source, map, method.level))?,
+            Kind::Overlay => match &entry.overlay {
+                Some(picture) => io::png(picture)?,
+                None => io::png(&render::overlay(&frame, working.source, map, method.level))?,
+            },
             Kind::Heat => io::png(&render::heat(&frame, working.source, map, method.level))?,
             Kind::Panel => {
                 let plain = entry.plain.iter().map(|map| (method.name.to_string(), map));

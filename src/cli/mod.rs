@@ -1,12 +1,14 @@
 //! The command line program.
 
 mod args;
+mod bench;
 mod explain;
 mod find;
 mod inputs;
 mod output;
 mod progress;
 mod report;
+mod setup;
 mod show;
 
 use clap::Parser;
@@ -39,6 +41,8 @@ pub fn run() -> u8 {
         args::Command::Explain(arguments) => explain::run(arguments, &mut printer),
         args::Command::Models { name } => show::models(name.as_deref(), &mut printer),
         args::Command::Methods => show::methods(&mut printer),
+        args::Command::Devices => show::devices(&mut printer),
+        args::Command::Bench(arguments) => bench::run(arguments, &mut printer),
         args::Command::Inspect { file, model } => show::inspect(file, model.as_deref(), &mut printer),
     };
     result.unwrap_or_else(|error| {

@@ -25,7 +25,7 @@ pub struct Report {
     pub timings_ms: Timings,
     pub files: Vec<String>,
     pub threads: usize,
-    pub device: &'static str,
+    pub device: String,
 }
 
 /// The photo as it was given.
@@ -132,8 +132,8 @@ impl Timings {
     pub fn of(explanation: &Explanation) -> Self {
         let times = &explanation.times;
         Self {
-            resize: ms(times.resize),
-            plan: ms(times.plan),
+            resize: ms(times.stages.resize),
+            plan: ms(times.stages.plan),
             whole: ms(times.stages.whole),
             patches: ms(times.stages.patches),
             fold: ms(times.stages.fold),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use ucag::Network;
+use ucag::{Device, Network};
 use ucag::methods::{Level, METHODS};
 use ucag::models::{MODELS, Model};
 use ucag::net::Tensors;
@@ -44,6 +44,34 @@ pub fn methods(printer: &mut Printer) -> Result<u8> {
         printer.line(&format!("{:<width$}  map of the {level}, {}", method.name, method.sign))?;
         printer.line(&format!("{:<width$}  {}", "", method.passes))?;
         printer.line(&format!("{:<width$}  {}", "", method.source))?;
+    }
+    Ok(FINE)
+}
+
+/// Lists what can be computed on. A GPU that cannot be used comes with the reason.
+pub fn devices(printer: &mut Printer) -> Result<u8> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    printer.line(&format!("cpu     f32, {threads} threads"))?;
+    let gpus = match ucag::gpus() {
+        Ok(gpus) => gpus,
+        Err(problem) => {
+            printer.line(&format!("no GPU  {problem}"))?;
+            return Ok(FINE);
+        }
+    };
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    for gpu in gpus {
+        let device = Device::Cuda(gpu.number);
+        let ((major, minor), (total, free)) = (gpu.capability, gpu.memory);
+        match &gpu.problem {
+            None => printer.line(&format!(
+                "{device}  f16, {}, compute capability {major}.{minor}, {:.1} of {:.1} GiB free",
+                gpu.name,
+                gib(free),
+                gib(total)
+            ))?,
+            Some(problem) => printer.line(&format!("{device}  not usable: {problem}"))?,
+        }
     }
     Ok(FINE)
 }

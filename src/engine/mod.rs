@@ -5,7 +5,7 @@ mod program;
 mod rules;
 mod walk;
 
-pub use plan::{Plan, Request};
+pub use plan::Request;
 pub use program::{Reg, Writer};
 pub use rules::{Composite, Part, Recipe, Rule};
 pub use walk::walk_down;
@@ -13,20 +13,31 @@ pub use walk::walk_down;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Batch, Slot, Step};
+use crate::backend::{Access, Backend, Ceilings, Dtype, Pass, Scope, Slot, Step, Work};
 use crate::error::{ErrorKind, Result};
+use crate::frame::Frame;
+use crate::grid::GridPlan;
 use crate::models::Network;
-use plan::Stage;
+use plan::{Plan, Stage};
 
-/// A network on a device.
-pub(crate) struct Engine<B> {
+/// Plans that are kept for requests seen before. One more, and all are made anew: memory stays bounded whatever comes.
+const PLANS: usize = 8;
+
+/// A network on a device, and plans for what was asked of it.
+pub(crate) struct Engine<B: Backend> {
     network: Arc<Network>,
     backend: B,
+    /// The latest first.
+    plans: Vec<Plan<B>>,
 }
 
 /// Time spent in the stages of one explanation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct StageTimes {
+    /// Making the working image.
+    pub resize: Duration,
+    /// Laying out memory; nothing once a size has been seen.
+    pub plan: Duration,
     /// The whole image through the network, and its plain map where one was asked for.
     pub whole: Duration,
     /// All patches: unfold, network, method.
@@ -48,138 +59,236 @@ pub(crate) struct Output {
     pub folded: Vec<Vec<f32>>,
     /// For each explained class, its probability in each patch.
     pub patch_probabilities: Vec<Vec<f32>>,
+    /// For each explained class, its map over the frame, RGB.
+    pub overlays: Vec<Vec<u8>>,
+    /// The grid of patches, where the image is unfolded.
+    pub grid: Option<GridPlan>,
     pub times: StageTimes,
 }
 
 impl<B: Backend> Engine<B> {
     pub(crate) fn new(network: Arc<Network>, backend: B) -> Self {
-        Self { network, backend }
+        Self { network, backend, plans: vec![] }
     }
 
-    /// Lays out memory for a request and makes the device ready for it. Nothing is allocated afterwards.
-    pub(crate) fn plan(&mut self, request: &Request) -> Result<Plan> {
-        let plan = Plan::new(&self.network, request)?;
-        self.backend.reserve(plan.bytes)?;
-        for stage in plan.stages() {
-            self.backend.prepare(&stage.steps)?;
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Brings the plan for a request to the front, making it if need be. Nothing is allocated afterwards.
+    fn plan(&mut self, request: &Request) -> Result<()> {
+        if let Some(at) = self.plans.iter().position(|plan| plan.serves(request)) {
+            self.plans[..=at].rotate_right(1);
+            return Ok(());
         }
-        Ok(plan)
+        if self.plans.len() == PLANS {
+            self.plans.clear();
+            self.backend.forget();
+        }
+        let plan = Plan::new(&self.network, request, &mut self.backend)?;
+        self.plans.insert(0, plan);
+        Ok(())
     }
 
-    /// Forgets all plans made so far.
-    pub(crate) fn forget(&mut self) {
-        self.backend.forget();
-    }
-
-    /// Explains one working image. `classes`: the classes to explain, unless the plan is for the top ones. `progress`
-    /// hears of every finished batch: patches done, patches in all.
+    /// Explains one frame. `classes`: the classes to explain, unless the request is for the top ones. `progress` hears
+    /// of every finished batch: patches done, patches in all.
     pub(crate) fn run(
         &mut self,
-        plan: &Plan,
-        image: &[u8],
+        request: &Request,
+        frame: &Frame<'_>,
         classes: Option<&[usize]>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Output> {
-        let mut output = Output::default();
+        let start = Instant::now();
+        self.plan(request)?;
+        let planned = start.elapsed();
+        self.backend.show(frame, &request.working, request.overlay)?;
+        let mut times = StageTimes { plan: planned, resize: start.elapsed() - planned, ..StageTimes::default() };
+        let plan = &mut self.plans[0];
         if let Some(classes) = classes {
             let classes: Vec<u32> = classes.iter().map(|c| *c as u32).collect();
             self.backend.write(&plan.classes, bytemuck::cast_slice(&classes))?;
         }
-        let start = Instant::now();
-        self.batches(&plan.whole, image, 1, &mut |_, _| ())?;
-        output.probabilities = self.download(&plan.probabilities, 1)?;
-        self.check(&output.probabilities, &plan.whole, image)?;
-        let classes = self.download(&plan.classes, 1)?;
-        output.classes = classes.iter().map(|c| c.to_bits() as usize).collect();
-        output.times.whole = start.elapsed();
-
-        if let Some(stage) = &plan.patches {
-            let start = Instant::now();
-            self.batches(stage, image, plan.chunk, progress)?;
-            output.times.patches = start.elapsed();
-            let patches = stage.grid.patches();
-            let p = self.download(&stage.p, patches)?;
-            self.check(&p, stage, image)?;
-            let lanes = plan.classes.len;
-            output.patch_probabilities =
-                (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect();
+        let mut recording = std::mem::take(&mut plan.recording);
+        let plan = &self.plans[0];
+        let mut passes: Vec<Pass<'_, B::Program>> = plan.whole.body(1).collect();
+        passes.extend(plan.patches.iter().flat_map(|stage| stage.body(plan.chunk)));
+        let bodies = passes.len();
+        passes.extend(plan.stages().map(Stage::tail));
+        let all = plan.patches.as_ref().map_or(0, |stage| stage.grid.patches());
+        let mut done = |i: usize| {
+            if (1..bodies).contains(&i) {
+                progress((i * plan.chunk).min(all), all);
+            }
+        };
+        let outcome = self.backend.explain(&passes, &mut recording, &mut done);
+        self.plans[0].recording = recording;
+        let outcome = outcome?;
+        for (i, time) in outcome.times.iter().enumerate() {
+            match i {
+                0 => times.whole += *time,
+                i if i < bodies => times.patches += *time,
+                _ => times.fold += *time,
+            }
         }
-        let start = Instant::now();
-        if plan.plain {
-            output.plain = self.fold(&plan.whole, image)?;
+        let output = self.results(times)?;
+        let maps = output.plain.iter().chain(&output.folded).chain(&output.patch_probabilities);
+        let finite = |values: &Vec<f32>| values.iter().all(|v| v.is_finite());
+        if outcome.overflow || !finite(&output.probabilities) || !maps.into_iter().all(finite) {
+            return Err(ErrorKind::NonFinite { node: self.overflowing()? }.into());
         }
-        if let Some(stage) = &plan.patches {
-            output.folded = self.fold(stage, image)?;
-        }
-        output.times.fold = start.elapsed();
         Ok(output)
     }
 
-    /// Runs a stage's steps over all its patches.
-    fn batches(
-        &mut self,
-        stage: &Stage,
-        image: &[u8],
-        chunk: usize,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<()> {
-        let patches = stage.grid.patches();
-        for first in (0..patches).step_by(chunk) {
-            let len = chunk.min(patches - first);
-            self.backend.run(&stage.steps, &stage.batch(image, first, len))?;
-            progress(first + len, patches);
+    /// Brings everything that the latest plan gives to the host.
+    fn results(&mut self, times: StageTimes) -> Result<Output> {
+        let plan = &self.plans[0];
+        let patches = plan.patches.as_ref();
+        let maps = |stage: &Stage<B::Program>| stage.steps.len() > stage.body;
+        let mut wanted = vec![(plan.probabilities, 1), (plan.classes, 1)];
+        wanted.extend(maps(&plan.whole).then_some((plan.whole.map, 1)));
+        wanted.extend(patches.iter().flat_map(|s| [(s.map, 1), (s.p, s.grid.patches())]));
+        let overlay = plan.stages().find_map(|stage| stage.overlay);
+        wanted.extend(overlay.map(|slot| (slot, 1)));
+        let size = |(slot, samples): &(Slot, usize)| slot.len * slot.lanes * slot.dtype.bytes() * samples;
+        let mut bytes: Vec<Vec<u8>> = wanted.iter().map(|w| vec![0; size(w)]).collect();
+        let mut reads: Vec<(Slot, &mut [u8])> =
+            wanted.iter().zip(&mut bytes).map(|((slot, _), bytes)| (*slot, bytes.as_mut_slice())).collect();
+        self.backend.read(&mut reads)?;
+        let plan = &self.plans[0];
+        let (lanes, grid) = (plan.classes.len, plan.patches.as_ref().map(|stage| stage.grid.clone()));
+        let mut found = bytes.into_iter();
+        let mut next = || found.next().unwrap_or_default();
+        let classes = |bytes: &[u8]| words(bytes).map(|word| u32::from_le_bytes(word) as usize).collect();
+        let mut output = Output { probabilities: floats(&next()), classes: classes(&next()), times, ..Output::default() };
+        let split = |values: Vec<f32>| values.chunks_exact(values.len() / lanes).map(<[f32]>::to_vec).collect();
+        if maps(&plan.whole) {
+            output.plain = split(floats(&next()));
         }
-        Ok(())
-    }
-
-    /// Runs a stage's fold and brings its maps to the host, one a class.
-    fn fold(&mut self, stage: &Stage, image: &[u8]) -> Result<Vec<Vec<f32>>> {
-        self.backend.run(&stage.fold_steps, &stage.batch(image, 0, stage.grid.patches()))?;
-        let maps = self.download(&stage.result, 1)?;
-        self.check(&maps, stage, image)?;
-        Ok(maps.chunks_exact(stage.result.len).map(<[f32]>::to_vec).collect())
-    }
-
-    fn download(&mut self, slot: &Slot, samples: usize) -> Result<Vec<f32>> {
-        let mut values = vec![0.0_f32; slot.len * slot.lanes * samples];
-        self.backend.read(slot, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
-    }
-
-    /// Finds the node at which values stopped being finite, by running the stage again patch by patch and step by step.
-    fn check(&mut self, values: &[f32], stage: &Stage, image: &[u8]) -> Result<()> {
-        if values.iter().all(|v| v.is_finite()) {
-            return Ok(());
+        if grid.is_some() {
+            output.folded = split(floats(&next()));
+            let p = floats(&next());
+            output.patch_probabilities =
+                (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect();
         }
-        for first in 0..stage.grid.patches() {
-            for step in &stage.steps {
-                let batch = stage.batch(image, first, 1);
-                self.backend.run(std::slice::from_ref(step), &batch)?;
-                if !self.finite(step, &batch)? {
-                    return Err(ErrorKind::NonFinite { node: step.node.clone() }.into());
+        if overlay.is_some() {
+            let pictures = next();
+            output.overlays = pictures.chunks_exact(pictures.len() / lanes).map(<[u8]>::to_vec).collect();
+        }
+        output.grid = grid;
+        Ok(output)
+    }
+
+    /// The node at which values stopped being finite, found by running the stages again patch by patch, step by step.
+    fn overflowing(&mut self) -> Result<String> {
+        for stage in self.plans[0].stages() {
+            for first in 0..stage.grid.patches() {
+                for (i, step) in stage.steps.iter().enumerate().take(stage.body) {
+                    self.backend.run(&stage.pass(i..i + 1, first..first + 1))?;
+                    if !finite(&mut self.backend, step, first)? {
+                        return Ok(step.node.clone());
+                    }
+                }
+            }
+            for (i, step) in stage.steps.iter().enumerate().skip(stage.body) {
+                self.backend.run(&stage.pass(i..i + 1, 0..stage.grid.patches()))?;
+                if !finite(&mut self.backend, step, 0)? {
+                    return Ok(step.node.clone());
                 }
             }
         }
-        Err(ErrorKind::NonFinite { node: "fold".into() }.into())
+        Ok("fold".into())
     }
+}
 
-    /// Whether a step's results are finite.
-    fn finite(&mut self, step: &Step<Slot>, batch: &Batch<'_>) -> Result<bool> {
-        use crate::backend::{Access, Dtype, Scope};
-        let mut results = vec![];
-        step.instr.clone().map(|slot, access| {
-            if access == Access::Write && slot.dtype == Dtype::F32 {
-                results.push(slot);
-            }
-        });
-        for mut slot in results {
-            if slot.scope == Scope::All {
-                slot.offset += batch.first * slot.len * slot.lanes * slot.dtype.bytes();
-            }
-            if !self.download(&slot, 1)?.iter().all(|v| v.is_finite()) {
-                return Ok(false);
+/// Least work of the stages of one explanation, and the least time that it takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Floors {
+    /// What the device does at best.
+    pub ceilings: Ceilings,
+    /// The whole image, all patches, putting the maps together; as [`StageTimes`].
+    pub stages: [Floor; 3],
+    /// Patches of one batch.
+    pub batch: usize,
+}
+
+/// Work of a stage and the time below which it cannot be done, step after step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Floor {
+    /// All of its work.
+    pub work: Work,
+    /// Sum over its steps of what arithmetic or traffic takes at least.
+    pub time: Duration,
+    /// The part of that time in which arithmetic is what takes longer.
+    pub arithmetic: Duration,
+}
+
+impl<B: Backend> Engine<B> {
+    /// What the latest plan costs at least; `None` before the first one.
+    pub(crate) fn floors(&mut self) -> Result<Option<Floors>> {
+        if self.plans.is_empty() {
+            return Ok(None);
+        }
+        let ceilings = self.backend.ceilings()?;
+        let weight_bytes = self.backend.storage().activation.bytes();
+        let plan = &self.plans[0];
+        let mut stages = [Floor::default(); 3];
+        let graph = &self.network.graph;
+        for (index, stage) in plan.stages().enumerate() {
+            let chunk = if index == 0 { 1 } else { plan.chunk };
+            for pass in stage.body(chunk).chain([stage.tail()]) {
+                let floor = if pass.steps.start == 0 { &mut stages[index] } else { &mut stages[2] };
+                for step in &stage.steps[pass.steps.clone()] {
+                    floor.add(&step.instr.work(graph, pass.samples.len(), weight_bytes), &ceilings);
+                }
             }
         }
-        Ok(true)
+        Ok(Some(Floors { ceilings, stages, batch: plan.chunk }))
     }
+}
+
+impl Floor {
+    fn add(&mut self, work: &Work, ceilings: &Ceilings) {
+        self.work.flops += work.flops;
+        self.work.bytes += work.bytes;
+        let time = Duration::from_secs_f64(ceilings.floor(work));
+        self.time += time;
+        if work.flops / ceilings.flops > work.bytes / ceilings.bytes {
+            self.arithmetic += time;
+        }
+    }
+}
+
+/// Whether a step's results for the sample `first` are finite.
+fn finite<B: Backend>(backend: &mut B, step: &Step<Slot>, first: usize) -> Result<bool> {
+    let mut results = vec![];
+    step.instr.clone().map(|slot, access| {
+        if access == Access::Write && matches!(slot.dtype, Dtype::F32 | Dtype::F16) {
+            results.push(slot);
+        }
+    });
+    for mut slot in results {
+        let size = slot.len * slot.lanes * slot.dtype.bytes();
+        if slot.scope == Scope::All {
+            slot.offset += first * size;
+        }
+        let mut bytes = vec![0; size];
+        backend.read(&mut [(slot, &mut bytes)])?;
+        let finite = match slot.dtype {
+            Dtype::F16 => bytes.as_chunks().0.iter().all(|b| half::f16::from_le_bytes(*b).is_finite()),
+            _ => floats(&bytes).iter().all(|v| v.is_finite()),
+        };
+        if !finite {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
+    bytes.as_chunks().0.iter().copied()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    words(bytes).map(f32::from_le_bytes).collect()
 }

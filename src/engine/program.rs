@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 
-use crate::backend::{ALIGN, Access, AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Variant, WeightRef};
+use crate::backend::{
+    ALIGN, Access, AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Storage, Variant, WeightRef,
+};
 use crate::error::Result;
 use crate::net::{Graph, NodeId, Op, Shape};
 
@@ -31,6 +33,7 @@ pub struct Writer<'g> {
     pub shapes: Vec<Shape>,
     /// Number of explained classes.
     pub lanes: usize,
+    activation: Dtype,
     values: HashMap<NodeId, Reg>,
     winners: HashMap<NodeId, Reg>,
     regs: Vec<RegInfo>,
@@ -39,14 +42,16 @@ pub struct Writer<'g> {
 }
 
 impl<'g> Writer<'g> {
-    /// Starts a program for inputs of `size` (rows, columns) and `lanes` classes.
+    /// Starts a program for inputs of `size` (rows, columns) and `lanes` classes, whose values are stored as `storage`
+    /// says.
     ///
     /// # Errors
     /// When the input is too small for the network.
-    pub fn new(graph: &'g Graph, size: (usize, usize), lanes: usize) -> Result<Self> {
-        let shapes = graph.shapes(size.0, size.1)?;
-        let (values, winners) = (HashMap::new(), HashMap::new());
-        Ok(Self { graph, shapes, lanes, values, winners, regs: vec![], steps: vec![], node: String::new() })
+    pub fn new(graph: &'g Graph, size: (usize, usize), lanes: usize, storage: Storage) -> Result<Self> {
+        let mut shapes = graph.shapes(size.0, size.1)?;
+        shapes[0].c = storage.input_channels;
+        let (values, winners, activation) = (HashMap::new(), HashMap::new(), storage.activation);
+        Ok(Self { graph, shapes, lanes, activation, values, winners, regs: vec![], steps: vec![], node: String::new() })
     }
 
     /// Shape of a node's output.
@@ -90,7 +95,9 @@ impl<'g> Writer<'g> {
         if let Some(reg) = self.values.get(&node) {
             return *reg;
         }
-        let reg = self.reg(self.shape(node).len());
+        // Probabilities follow from the logits, so these are as exact as the sums that they are.
+        let dtype = if node == self.graph.output() { Dtype::F32 } else { self.activation };
+        let reg = self.add(RegInfo { len: self.shape(node).len(), lanes: 1, dtype, fixed: None });
         self.values.insert(node, reg);
         reg
     }

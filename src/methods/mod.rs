@@ -72,6 +72,12 @@ pub const METHODS: &[Method] = &[
     },
 ];
 
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 impl Method {
     /// Finds a method by name.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::reference::{self as oracle, Window};
 use super::rig::Rig;
 use super::{Random, tolerance};
-use ucag::backend::{Dtype, Instr, Scope, Slot, Variant, WeightRef};
+use ucag::backend::{Backend, Dtype, Instr, Scope, Slot, Variant, WeightRef};
 use ucag::net::{Builder, Graph, NodeId, ParamId, Tensors};
 
 /// Samples of every case; batches of 9, 5 and 4, 3, and 1 are cut from them.
@@ -27,6 +27,12 @@ impl Operand {
         Self { len, lanes, dtype: Dtype::F32, values }
     }
 
+    /// The same numbers, as `f16` holds them.
+    pub fn half(&self) -> Self {
+        let values = self.values.iter().map(|v| half::f16::from_f64(*v).to_f64()).collect();
+        Self { dtype: Dtype::F16, values, ..self.clone() }
+    }
+
     /// The same numbers changed one by one.
     pub fn map(mut self, f: impl Fn(f64) -> f64) -> Self {
         self.values.iter_mut().for_each(|v| *v = f(*v));
@@ -37,6 +43,7 @@ impl Operand {
         let each = self.len * self.lanes;
         let bytes = |v: &f64| match self.dtype {
             Dtype::F32 => (*v as f32).to_le_bytes().to_vec(),
+            Dtype::F16 => half::f16::from_f64(*v).to_le_bytes().to_vec(),
             Dtype::U32 => (*v as u32).to_le_bytes().to_vec(),
             Dtype::U8 => vec![*v as u8],
         };
@@ -81,42 +88,117 @@ pub struct Case<'a> {
 
 impl Case<'_> {
     pub fn check(&self) {
-        let add = Operand::random(77, self.lanes, self.len);
-        let found = self.run(1, SAMPLES, &add);
-        let mut expected = vec![];
-        for (sample, lane) in (0..SAMPLES).flat_map(|s| (0..self.lanes).map(move |l| (s, l))) {
-            let operands: Vec<&[f64]> = self.operands.iter().map(|o| o.of(sample, lane)).collect();
-            let mut y = (self.oracle)(&operands);
-            if self.add != Add::Nowhere {
-                y = oracle::sum(&y, add.of(sample, lane));
-            }
-            expected.extend(if self.relu { oracle::relu(&y) } else { y });
-        }
-        super::assert_nmse(&self.name, &found, &expected, tolerance::OP);
+        let data = Data { operands: self.operands.clone(), add: self.addend(), result: Dtype::F32 };
+        let on_cpu = |threads| move |graph: &Arc<Graph>| Rig::new(graph, threads);
+        let found = self.run(on_cpu(1), SAMPLES, &data);
+        super::assert_nmse(&self.name, &found, &self.expected(&data), tolerance::OP);
         for (threads, batch) in [(2, 9), (2, 5), (3, 3), (1, 1)] {
-            let again = self.run(threads, batch, &add);
-            let same = found.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(same, "{}: other bits with {threads} threads and batches of {batch}", self.name);
+            let again = self.run(on_cpu(threads), batch, &data);
+            assert!(same_bits(&found, &again), "{}: {threads} threads and batches of {batch} differ", self.name);
+        }
+        #[cfg(feature = "cuda")]
+        self.check_on_cuda();
+    }
+
+    /// The same on a GPU, which stores activations in 16 bits: those that it must, and all that it may.
+    #[cfg(feature = "cuda")]
+    fn check_on_cuda(&self) {
+        if super::cuda::backend(&self.graph).is_none() {
+            return;
+        }
+        let on_gpu = |graph: &Arc<Graph>| Rig::on(super::cuda::backend(graph).expect("it was there"));
+        for all in [false, true] {
+            let Some(data) = self.halves(all) else { continue };
+            let name = format!("{}, {} in f16", self.name, if all { "all that may be" } else { "what must be" });
+            let found = self.run(on_gpu, SAMPLES, &data);
+            super::assert_nmse(&name, &found, &self.expected(&data), tolerance::HALF_OP);
+            let again = self.run(on_gpu, 4, &data);
+            assert!(same_bits(&found, &again), "{name}: batches of 4 differ");
         }
     }
 
-    fn run(&self, threads: usize, batch: usize, add: &Operand) -> Vec<f32> {
+    /// Operands as a device that stores activations in 16 bits has them; `all`: those too that may have 32. `None` when
+    /// that is no different.
+    #[cfg(feature = "cuda")]
+    fn halves(&self, all: bool) -> Option<Data> {
+        let slot = |o: &Operand| Slot { offset: 0, len: o.len, lanes: o.lanes, dtype: o.dtype, scope: Scope::Batch };
+        let operands: Vec<Slot> = self.operands.iter().map(slot).collect();
+        let y = Slot { offset: 0, len: self.len, lanes: self.lanes, dtype: Dtype::F32, scope: Scope::Batch };
+        use Instr as I;
+        let (products, forward, never) = match (self.write)(&operands, (self.add != Add::Nowhere).then_some(y), y) {
+            I::Conv { .. } | I::Linear { .. } => (true, true, false),
+            I::MaxPool { .. } | I::AvgPool { .. } | I::Relu { .. } | I::Add { .. } => (false, true, false),
+            I::Flatten { .. } | I::Part { .. } => (false, true, false),
+            I::Softmax { .. } => (false, false, true),
+            _ => (false, false, false),
+        };
+        if all && never {
+            return None;
+        }
+        let half = |o: &Operand| match o.dtype {
+            Dtype::F32 if products || (all && (o.lanes == 1 || forward)) => o.half(),
+            _ => o.clone(),
+        };
+        // On the way down the quantity that arrives is never an activation.
+        let down = matches!(
+            (self.write)(&operands, None, y),
+            I::ConvBack { .. } | I::LinearBack { .. } | I::FlattenBack { .. } | I::AvgPoolBack { .. }
+        );
+        let operands = self.operands.iter().enumerate();
+        let operands = operands.map(|(i, o)| if down && i == 0 { o.clone() } else { half(o) }).collect();
+        let (add, result) = match all && forward {
+            true => (self.addend().half(), Dtype::F16),
+            false => (self.addend(), Dtype::F32),
+        };
+        Some(Data { operands, add, result })
+    }
+
+    /// The term to add.
+    fn addend(&self) -> Operand {
+        Operand::random(77, self.lanes, self.len)
+    }
+
+    fn expected(&self, data: &Data) -> Vec<f64> {
+        let mut expected = vec![];
+        for (sample, lane) in (0..SAMPLES).flat_map(|s| (0..self.lanes).map(move |l| (s, l))) {
+            let operands: Vec<&[f64]> = data.operands.iter().map(|o| o.of(sample, lane)).collect();
+            let mut y = (self.oracle)(&operands);
+            if self.add != Add::Nowhere {
+                y = oracle::sum(&y, data.add.of(sample, lane));
+            }
+            expected.extend(if self.relu { oracle::relu(&y) } else { y });
+        }
+        expected
+    }
+
+    fn run<B: Backend>(&self, rig: impl Fn(&Arc<Graph>) -> Rig<B>, batch: usize, data: &Data) -> Vec<f32> {
         let mut result = vec![];
         for first in (0..SAMPLES).step_by(batch) {
             let samples = first..(first + batch).min(SAMPLES);
-            let mut rig = Rig::new(&self.graph, threads);
+            let mut rig = rig(&self.graph);
             let mut slot = |o: &Operand| rig.slot(o.len, o.lanes, o.dtype, Scope::Batch, o.bytes(samples.clone()));
-            let operands: Vec<Slot> = self.operands.iter().map(&mut slot).collect();
-            let term = (self.add != Add::Nowhere).then(|| slot(add));
+            let operands: Vec<Slot> = data.operands.iter().map(&mut slot).collect();
+            let term = (self.add != Add::Nowhere).then(|| slot(&data.add));
             let y = match (self.add, term) {
                 (Add::InPlace, Some(term)) => term,
-                _ => rig.result(self.len, self.lanes, Dtype::F32, Scope::Batch, samples.len()),
+                _ => rig.result(self.len, self.lanes, data.result, Scope::Batch, samples.len()),
             };
-            let bytes = rig.run((self.write)(&operands, term, y), samples.len(), &[], &[y]);
-            result.extend(super::rig::floats(&bytes[0]));
+            let bytes = rig.run((self.write)(&operands, term, y), samples.len(), &[y]);
+            result.extend(super::rig::numbers(&bytes[0], data.result));
         }
         result
     }
+}
+
+/// Operands, the term to add and the type of the result, as a device has them.
+struct Data {
+    operands: Vec<Operand>,
+    add: Operand,
+    result: Dtype,
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
 /// A graph whose parameter 1 is a convolution or linear layer with the returned weight (file order) and bias.

@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod case;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod oracle;
 pub mod reference;
 pub mod rig;
@@ -27,6 +29,13 @@ pub mod tolerance {
     pub const SAME_MAP: f64 = 1e-5;
     /// Oracle against finite differences, relative to the largest derivative.
     pub const DIFFERENCES: f64 = 1e-6;
+    /// One instruction on a device that stores weights, and operands or results, in `f16`: roundings of 2⁻¹¹ relative,
+    /// whose mean square is 8e-8 each.
+    pub const HALF_OP: f64 = 1e-6;
+    /// A map through a whole network whose activations are stored in `f16`.
+    pub const HALF_MAP: f64 = 5e-4;
+    /// Relevance through such a network: a near tie in a max pooling that falls the other way moves some of it.
+    pub const HALF_RELEVANCE: f64 = 5e-3;
 }
 
 /// A generator of numbers that depend on a seed and an index only.

@@ -1,13 +1,14 @@
-//! Runs single instructions and whole programs on the CPU backend.
+//! Runs single instructions and whole programs on a backend.
 
 use std::sync::Arc;
 
 use ucag::backend::cpu::Cpu;
-use ucag::backend::{ALIGN, Backend, Batch, Dtype, Instr, Scope, Slot, Step};
+use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Tables};
 use ucag::engine::{Composite, Reg, Writer, walk_down};
-use ucag::grid::{FoldPlan, GridPlan, Resample, Weighting};
+use ucag::grid::{GridPlan, Weighting};
 use ucag::models::Preprocess;
 use ucag::net::{Graph, NodeId};
+use ucag::{Fit, Frame, Working};
 
 /// Bytes between slots that nobody may touch.
 const GUARD: usize = 2 * ALIGN;
@@ -16,24 +17,38 @@ const GUARD: usize = 2 * ALIGN;
 const UNTOUCHED: u8 = 0xff;
 
 /// A backend with an arena that is laid out slot by slot.
-pub struct Rig {
-    cpu: Cpu,
-    pub resample: Resample,
-    pub fold: FoldPlan,
+pub struct Rig<B: Backend = Cpu> {
+    backend: B,
+    pub tables: Tables,
     contents: Vec<(Slot, Vec<u8>)>,
     end: usize,
 }
 
+/// How the whole picture is sampled, and how a single map makes the whole map.
+pub fn tables(plan: &GridPlan, map: (usize, usize), weighting: Weighting) -> Tables {
+    Tables { resample: plan.resample(&Preprocess::default()), fold: plan.fold(map, weighting) }
+}
+
 impl Rig {
     pub fn new(graph: &Arc<Graph>, threads: usize) -> Self {
-        let whole = GridPlan::whole(1, 1);
-        Self {
-            cpu: Cpu::new(graph.clone(), threads).expect("threads"),
-            resample: whole.resample(&Preprocess::default()),
-            fold: whole.fold((1, 1), Weighting::One),
-            contents: vec![],
-            end: GUARD,
-        }
+        Self::on(Cpu::new(graph.clone(), threads).expect("threads"))
+    }
+}
+
+impl<B: Backend> Rig<B> {
+    pub fn on(backend: B) -> Self {
+        let tables = tables(&GridPlan::whole(1, 1), (1, 1), Weighting::One);
+        Self { backend, tables, contents: vec![], end: GUARD }
+    }
+
+    /// Shows the backend a picture of packed RGB pixels.
+    pub fn show(&mut self, (h, w): (usize, usize), pixels: &[u8]) {
+        show(&mut self.backend, (h, w), pixels);
+    }
+
+    /// Shows the backend a frame.
+    pub fn show_frame(&mut self, frame: &Frame<'_>, working: &Working) {
+        self.backend.show(frame, working, false).expect("room for the picture");
     }
 
     /// Room for `samples` samples (1 for a shared slot), with the given contents.
@@ -50,19 +65,18 @@ impl Rig {
     }
 
     /// Runs one instruction on a batch; returns the bytes of the asked slots. Checks that nothing else was written.
-    pub fn run(&mut self, instr: Instr<Slot>, samples: usize, image: &[u8], results: &[Slot]) -> Vec<Vec<u8>> {
-        let steps = [Step { node: "test".into(), instr }];
-        self.cpu.reserve(self.end).expect("memory");
-        self.cpu.prepare(&steps).expect("memory");
+    pub fn run(&mut self, instr: Instr<Slot>, samples: usize, results: &[Slot]) -> Vec<Vec<u8>> {
+        let steps = vec![Step { node: "test".into(), instr }];
+        self.backend.reserve(self.end).expect("memory");
+        let program = self.backend.prepare(steps.clone(), self.tables.clone()).expect("memory");
         let all = Slot { offset: 0, len: self.end, lanes: 1, dtype: Dtype::U8, scope: Scope::Shared };
-        self.cpu.write(&all, &vec![UNTOUCHED; self.end]).expect("write");
+        self.backend.write(&all, &vec![UNTOUCHED; self.end]).expect("write");
         for (slot, contents) in &self.contents {
-            self.cpu.write(slot, contents).expect("write");
+            self.backend.write(slot, contents).expect("write");
         }
-        let batch = Batch { first: 0, len: samples, image, resample: &self.resample, fold: &self.fold };
-        self.cpu.run(&steps, &batch).expect("run");
+        self.backend.run(&Pass { program: &program, steps: 0..1, samples: 0..samples }).expect("run");
         let mut after = vec![0; self.end];
-        self.cpu.read(&all, &mut after).expect("read");
+        self.backend.read(&mut [(all, &mut after)]).expect("read");
         let mut free = 0;
         for (slot, contents) in &self.contents {
             let untouched = after[free..slot.offset].iter().all(|b| *b == UNTOUCHED);
@@ -108,7 +122,9 @@ pub fn program(
     write: impl FnOnce(&mut Writer<'_>, Reg) -> (Reg, usize),
 ) -> Vec<f32> {
     let (h, w) = picture.size;
-    let mut writer = Writer::new(graph, (h, w), classes.len()).expect("a picture that is large enough");
+    let mut cpu = Cpu::new(graph.clone(), 2).expect("threads");
+    let writer = Writer::new(graph, (h, w), classes.len(), cpu.storage());
+    let mut writer = writer.expect("a picture that is large enough");
     let shared = |offset, len, lanes, dtype| Slot { offset, len, lanes, dtype, scope: Scope::Shared };
     let class_slot = shared(0, classes.len(), 1, Dtype::U32);
     let class_reg = writer.fixed(class_slot);
@@ -121,18 +137,23 @@ pub fn program(
     let base = (ALIGN + len * classes.len() * 4).next_multiple_of(ALIGN);
     let (steps, end) = writer.lay_out(base, 1);
 
-    let mut cpu = Cpu::new(graph.clone(), 2).expect("threads");
     cpu.reserve(end).expect("memory");
-    cpu.prepare(&steps).expect("memory");
+    let all = 0..steps.len();
+    let program = cpu.prepare(steps, tables(&GridPlan::whole(h, w), (1, 1), Weighting::One)).expect("memory");
     let indices: Vec<u8> = classes.iter().flat_map(|c| (*c as u32).to_le_bytes()).collect();
     cpu.write(&class_slot, &indices).expect("write");
-    let whole = GridPlan::whole(h, w);
-    let (resample, fold) = (whole.resample(&Preprocess::default()), whole.fold((1, 1), Weighting::One));
-    let batch = Batch { first: 0, len: 1, image: &picture.pixels, resample: &resample, fold: &fold };
-    cpu.run(&steps, &batch).expect("run");
+    show(&mut cpu, (h, w), &picture.pixels);
+    cpu.run(&Pass { program: &program, steps: all, samples: 0..1 }).expect("run");
     let mut bytes = vec![0; len * classes.len() * 4];
-    cpu.read(&result_slot, &mut bytes).expect("read");
+    cpu.read(&mut [(result_slot, &mut bytes)]).expect("read");
     floats(&bytes)
+}
+
+/// Makes packed RGB pixels the working image.
+pub fn show(backend: &mut impl Backend, (h, w): (usize, usize), pixels: &[u8]) {
+    let frame = Frame::rgb(pixels, h, w).expect("a frame");
+    let working = Working::new((h, w), Fit::None, 1).expect("a sensible size");
+    backend.show(&frame, &working, false).expect("room for the picture");
 }
 
 /// The engine's walk from the logits, each class's seed being 1 or its logit, down to `stop`.
@@ -155,4 +176,12 @@ pub fn walk(
 
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Numbers of a slot of floating point type.
+pub fn numbers(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        _ => floats(bytes),
+    }
 }

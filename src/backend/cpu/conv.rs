@@ -1,22 +1,11 @@
-//! Convolution and its input-gradient as matrix products over gathered pixels.
-//!
-//! Both are the same thing: every pixel of the result gathers pixels of the source at fixed offsets (*taps*) and
-//! multiplies them with a matrix `[taps·source channels, result channels]`. The input-gradient of a strided
-//! convolution falls apart into stride² *phases*, each an unstrided gather with the taps that reach it, so that no
-//! product with an inserted zero is ever formed.
+//! Convolution and its input-gradient as matrix products over gathered pixels, phase by phase (see [`taps`]).
 
 use std::sync::Arc;
 
 use super::{Base, Cpu, Shared, Target, View, Workers};
+use crate::backend::taps::{self, Direction, Phase};
 use crate::backend::{ConvGeom, Variant, WeightRef, rectify};
 use crate::net::{Param, Shape};
-
-/// Which way a weight is applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Direction {
-    Forward,
-    Backward,
-}
 
 /// What a prepared convolution is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,31 +13,6 @@ pub(super) struct ConvKey {
     pub g: ConvGeom,
     pub weight: WeightRef,
     pub direction: Direction,
-}
-
-/// Taps in one row of the source, next to each other.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct TapRow {
-    dy: isize,
-    dx: isize,
-    count: usize,
-}
-
-/// Result pixels `(origin + step·q)` that gather the same taps.
-#[derive(Debug, Clone)]
-struct Phase {
-    origin: [usize; 2],
-    step: [usize; 2],
-    /// Rows and columns of pixels in this phase.
-    h: usize,
-    w: usize,
-    /// Source pixel of tap `(dy, dx)` for pixel `q`: `stride·q + (dy, dx)`.
-    stride: [usize; 2],
-    taps: Vec<TapRow>,
-    /// First element of this phase's matrix.
-    weight: usize,
-    /// Rows of that matrix.
-    depth: usize,
 }
 
 /// A piece of work whose shape depends on the layer alone: pixels and channels of one phase of one sample.
@@ -90,14 +54,8 @@ impl Cpu {
     pub(super) fn prepare_conv(&mut self, g: ConvGeom, weight: WeightRef, direction: Direction) -> usize {
         let param = self.graph.param(weight.param);
         let kernel = self.convs.entry(ConvKey { g, weight, direction }).or_insert_with(|| {
-            let phases = match direction {
-                Direction::Forward => forward_phases(&g),
-                Direction::Backward => backward_phases(&g),
-            };
-            let pack = || match direction {
-                Direction::Forward => param.weight.iter().map(|w| weight.variant.of(*w)).collect(),
-                Direction::Backward => pack_backward(param, &g, weight.variant),
-            };
+            let phases = taps::phases(&g, direction);
+            let pack = || taps::pack(param, &g, weight.variant, direction).into();
             let as_is = (weight.variant, direction) == (Variant::Plain, Direction::Forward);
             let packed = (!as_is).then(|| self.packed.entry((weight, direction)).or_insert_with(pack).clone());
             let (source, result) = match direction {
@@ -109,60 +67,6 @@ impl Cpu {
         });
         kernel.scratch()
     }
-}
-
-fn forward_phases(g: &ConvGeom) -> Vec<Phase> {
-    let [kh, kw] = g.window.kernel;
-    let [pad_y, pad_x] = g.window.pad.map(|p| p as isize);
-    let taps = (0..kh).map(|ky| TapRow { dy: ky as isize - pad_y, dx: -pad_x, count: kw }).collect();
-    let (h, w, depth) = (g.y.h, g.y.w, kh * kw * g.x.c);
-    vec![Phase { origin: [0, 0], step: [1, 1], h, w, stride: g.window.stride, taps, weight: 0, depth }]
-}
-
-/// Kernel positions along an axis that reach input pixels `≡ origin (mod stride)`, in ascending order of the output
-/// pixel they come from, with its offset.
-fn reaching(origin: usize, kernel: usize, stride: usize, pad: usize) -> Vec<(usize, isize)> {
-    let reaches = |k: &usize| (origin + pad) % stride == k % stride;
-    let offset = |k: usize| (k, (origin as isize + pad as isize - k as isize) / stride as isize);
-    (0..kernel).rev().filter(reaches).map(offset).collect()
-}
-
-fn backward_phases(g: &ConvGeom) -> Vec<Phase> {
-    let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
-    let mut phases = Vec::with_capacity(sy * sx);
-    let mut weight = 0;
-    for oy in 0..sy {
-        for ox in 0..sx {
-            let cols = reaching(ox, kw, sx, px);
-            let row = |(_, dy): (usize, isize)| cols.first().map(|c| TapRow { dy, dx: c.1, count: cols.len() });
-            let taps: Vec<TapRow> = reaching(oy, kh, sy, py).into_iter().filter_map(row).collect();
-            let depth = taps.len() * cols.len() * g.y.c;
-            let (h, w) = (g.x.h.saturating_sub(oy).div_ceil(sy), g.x.w.saturating_sub(ox).div_ceil(sx));
-            phases.push(Phase { origin: [oy, ox], step: [sy, sx], h, w, stride: [1, 1], taps, weight, depth });
-            weight += depth * g.x.c;
-        }
-    }
-    phases
-}
-
-/// The matrices `[taps·outputs, inputs]` of all phases, one after the other.
-fn pack_backward(param: &Param, g: &ConvGeom, variant: Variant) -> Arc<[f32]> {
-    let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
-    let (i, o) = (param.inputs, param.outputs);
-    let mut packed = Vec::with_capacity(param.weight.len());
-    for oy in 0..sy {
-        for ox in 0..sx {
-            for (ky, _) in reaching(oy, kh, sy, py) {
-                for (kx, _) in reaching(ox, kw, sx, px) {
-                    let tap = &param.weight[(ky * kw + kx) * i * o..][..i * o];
-                    for oc in 0..o {
-                        packed.extend((0..i).map(|ic| variant.of(tap[ic * o + oc])));
-                    }
-                }
-            }
-        }
-    }
-    packed.into()
 }
 
 /// Cuts the work of one sample into units: pixel tiles whose gathered matrix stays in a core's second-level cache, and
@@ -286,23 +190,24 @@ impl ConvKernel {
 
     /// The source itself is the gathered matrix: one tap, no stride, same size.
     fn is_pointwise(&self, phase: &Phase) -> bool {
-        let one = TapRow { dy: 0, dx: 0, count: 1 };
-        phase.taps == [one] && phase.stride == [1, 1] && (phase.h, phase.w) == (self.source.h, self.source.w)
+        let one = (phase.first, phase.taps, phase.stride) == ([0, 0], [1, 1], [1, 1]);
+        one && (phase.h, phase.w) == (self.source.h, self.source.w)
     }
 
     /// Copies the taps of each pixel into a row of `out`; taps outside the source are zero.
     fn gather(&self, phase: &Phase, pixels: std::ops::Range<usize>, source: &[f32], out: &mut [f32]) {
         let Shape { h, w, c } = self.source;
+        let count = phase.taps[1];
         for (pixel, row) in pixels.zip(out.chunks_exact_mut(phase.depth.max(1))) {
             let (qy, qx) = (pixel / phase.w, pixel % phase.w);
             let mut rest = row;
-            for taps in &phase.taps {
-                let (part, tail) = rest.split_at_mut(taps.count * c);
+            for tap in 0..phase.taps[0] {
+                let (part, tail) = rest.split_at_mut(count * c);
                 rest = tail;
-                let y = (phase.stride[0] * qy) as isize + taps.dy;
-                let x = (phase.stride[1] * qx) as isize + taps.dx;
-                let lo = (-x).clamp(0, taps.count as isize) as usize;
-                let hi = (w as isize - x).clamp(lo as isize, taps.count as isize) as usize;
+                let y = (phase.stride[0] * qy + tap) as isize + phase.first[0];
+                let x = (phase.stride[1] * qx) as isize + phase.first[1];
+                let lo = (-x).clamp(0, count as isize) as usize;
+                let hi = (w as isize - x).clamp(lo as isize, count as isize) as usize;
                 if y < 0 || y >= h as isize || lo == hi {
                     part.fill(0.0);
                     continue;

@@ -3,10 +3,12 @@
 //! Results do not depend on batch size or number of threads, bit for bit: work is cut into units whose shapes depend
 //! only on the layer, each unit runs on one thread, and no two units write the same element.
 
+mod ceilings;
 mod conv;
 mod dot;
 mod layers;
 mod linear;
+mod maps;
 mod operands;
 mod resample;
 
@@ -15,10 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rayon::prelude::*;
 
-use super::{Backend, Batch, Instr, Slot, Step, Variant, WeightRef, rectify};
+use super::taps::Direction;
+use super::{Backend, Ceilings, Dtype, Instr, Pass, Slot, Step, Storage, Tables, Variant, WeightRef, rectify};
 use crate::error::{ErrorKind, Result};
+use crate::frame::{Frame, Working, rgb};
 use crate::net::Graph;
-use conv::{ConvKernel, ConvKey, Direction};
+use conv::{ConvKernel, ConvKey};
 use operands::{Base, Operands, Shared, Target, View};
 
 /// A cache line, so that slots are aligned.
@@ -32,7 +36,25 @@ pub struct Cpu {
     arena: Vec<Line>,
     convs: HashMap<ConvKey, ConvKernel>,
     packed: HashMap<(WeightRef, Direction), Arc<[f32]>>,
+    /// The frame, RGB, where an overlay will need it.
+    photo: Vec<u8>,
+    /// The working image, RGB.
+    image: Vec<u8>,
     workers: Workers,
+}
+
+/// Steps and the tables that they read.
+pub struct Program {
+    steps: Vec<Step<Slot>>,
+    tables: Tables,
+}
+
+/// The samples of one run, and what all of them read.
+struct Batch<'a> {
+    first: usize,
+    image: &'a [u8],
+    photo: &'a [u8],
+    tables: &'a Tables,
 }
 
 /// Threads, each with scratch memory of its own.
@@ -65,7 +87,8 @@ impl Cpu {
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         pool.broadcast(|_| conv::warm_up());
         let workers = Workers { pool, scratch };
-        Ok(Self { graph, arena: vec![], convs: HashMap::new(), packed: HashMap::new(), workers })
+        let (convs, packed) = (HashMap::new(), HashMap::new());
+        Ok(Self { graph, arena: vec![], convs, packed, photo: vec![], image: vec![], workers })
     }
 
     fn step(&self, instr: &Instr<Slot>, operands: &Operands<'_>, batch: &Batch<'_>) {
@@ -120,12 +143,12 @@ impl Cpu {
             }
             Instr::MaxPool { g, x, y, index } => {
                 // SAFETY: operands and other results of this instruction lie elsewhere.
-                let index = index.as_ref().map(|slot| unsafe { operands.winners_mut(slot) });
+                let index = index.as_ref().map(|slot| unsafe { operands.bytes_mut(slot) });
                 layers::max_pool(w, g, view!(x), target!(y), index);
             }
             Instr::MaxPoolBack { g, index, dy, add, dx } => {
                 // SAFETY: results of this instruction lie elsewhere.
-                let winners = unsafe { operands.winners(index) };
+                let winners = unsafe { operands.bytes(index) };
                 layers::max_pool_back(w, g, winners, view!(dy), base!(add, dx), target!(dx));
             }
             Instr::AvgPool { g, x, y } => layers::avg_pool(w, g, view!(x), target!(y)),
@@ -169,7 +192,16 @@ impl Cpu {
             }
             Instr::Keep { x, y } => target!(y).data.copy_from_slice(view!(x).data),
             Instr::Fold { maps, p, map, y } => {
-                resample::fold(w, batch.fold, view!(maps), view!(p), *map, target!(y));
+                resample::fold(w, &batch.tables.fold, view!(maps), view!(p), *map, target!(y));
+            }
+            Instr::Range { x, y } => maps::range(view!(x), target!(y)),
+            Instr::ResizeMap { from, to, x, y } => maps::resize(*from, *to, view!(x), target!(y)),
+            Instr::MinMax { x, range, y } => maps::min_max(view!(x), view!(range), target!(y)),
+            Instr::Blur { size, vertical, x, y } => maps::blur(*size, *vertical, view!(x), target!(y)),
+            Instr::Overlay { size, photo, source, level, x, y, .. } => {
+                // SAFETY: operands and other results of this instruction lie elsewhere.
+                let pictures = unsafe { operands.bytes_mut(y) };
+                maps::overlay(batch.photo, *photo, *source, *size, *level, view!(x), pictures);
             }
         }
     }
@@ -183,6 +215,13 @@ impl Cpu {
 }
 
 impl Backend for Cpu {
+    type Program = Program;
+    type Recording = ();
+
+    fn storage(&self) -> Storage {
+        Storage { activation: Dtype::F32, input_channels: 3 }
+    }
+
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         let lines = bytes.div_ceil(size_of::<Line>());
         if lines > self.arena.len() {
@@ -199,9 +238,9 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn prepare(&mut self, steps: &[Step<Slot>]) -> Result<()> {
+    fn prepare(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
         let mut scratch = 0;
-        for step in steps {
+        for step in &steps {
             let need = match &step.instr {
                 Instr::Conv { g, w, .. } => self.prepare_conv(*g, *w, Direction::Forward),
                 Instr::ConvBack { g, w, .. } => self.prepare_conv(*g, *w, Direction::Backward),
@@ -224,17 +263,27 @@ impl Backend for Cpu {
                 *own = vec![0.0; scratch];
             }
         }
-        Ok(())
+        Ok(Program { steps, tables })
     }
 
     fn forget(&mut self) {
         self.convs.clear();
     }
 
-    fn run(&mut self, steps: &[Step<Slot>], batch: &Batch<'_>) -> Result<()> {
+    fn show(&mut self, frame: &Frame<'_>, working: &Working, keep: bool) -> Result<()> {
+        let photo = rgb(frame);
+        self.image = working.pixels_of(&photo);
+        self.photo = if keep { photo } else { vec![] };
+        Ok(())
+    }
+
+    fn run(&mut self, pass: &Pass<'_, Program>) -> Result<()> {
         let mut arena = std::mem::take(&mut self.arena);
-        let operands = Operands::new(&mut arena, batch);
-        steps.iter().for_each(|step| self.step(&step.instr, &operands, batch));
+        let Program { steps, tables } = pass.program;
+        let (first, len) = (pass.samples.start, pass.samples.len());
+        let batch = Batch { first, image: &self.image, photo: &self.photo, tables };
+        let operands = Operands::new(&mut arena, first, len);
+        steps[pass.steps.clone()].iter().for_each(|step| self.step(&step.instr, &operands, &batch));
         self.arena = arena;
         Ok(())
     }
@@ -245,9 +294,24 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn read(&mut self, slot: &Slot, bytes: &mut [u8]) -> Result<()> {
+    fn read(&mut self, reads: &mut [(Slot, &mut [u8])]) -> Result<()> {
         let arena: &[u8] = bytemuck::cast_slice(&self.arena);
-        bytes.copy_from_slice(&arena[slot.offset..slot.offset + bytes.len()]);
+        for (slot, bytes) in reads {
+            bytes.copy_from_slice(&arena[slot.offset..slot.offset + bytes.len()]);
+        }
         Ok(())
+    }
+
+    fn allocated(&self) -> u64 {
+        let floats = |n: usize| (n * size_of::<f32>()) as u64;
+        let own = |own: &Mutex<Vec<f32>>| own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len();
+        let scratch: usize = self.workers.scratch.iter().map(own).sum();
+        let packed: usize = self.packed.values().map(|weight| weight.len()).sum();
+        let pictures = self.photo.len() + self.image.len();
+        floats(scratch + packed) + (std::mem::size_of_val(self.arena.as_slice()) + pictures) as u64
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        Ok(self.workers.ceilings())
     }
 }

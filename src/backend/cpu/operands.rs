@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Line;
-use crate::backend::{Batch, Dtype, Scope, Slot};
+use crate::backend::{Dtype, Scope, Slot};
 
 /// The arena while a program runs on a batch.
 pub(super) struct Operands<'a> {
@@ -15,9 +15,10 @@ pub(super) struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    pub(super) fn new(arena: &'a mut [Line], batch: &Batch<'_>) -> Self {
+    /// For `samples` samples from sample `first` on.
+    pub(super) fn new(arena: &'a mut [Line], first: usize, samples: usize) -> Self {
         let len = std::mem::size_of_val(arena);
-        Self { start: arena.as_mut_ptr().cast(), len, first: batch.first, samples: batch.len, arena: PhantomData }
+        Self { start: arena.as_mut_ptr().cast(), len, first, samples, arena: PhantomData }
     }
 
     /// First byte of a slot and its number of elements.
@@ -35,7 +36,7 @@ impl<'a> Operands<'a> {
     /// # Safety
     /// No live [`Target`] may overlap the slot.
     pub(super) unsafe fn view(&self, slot: &Slot) -> View<'a> {
-        debug_assert_ne!(slot.dtype, Dtype::U8);
+        debug_assert!(matches!(slot.dtype, Dtype::F32 | Dtype::U32));
         let (start, len) = self.locate(slot);
         // SAFETY: in bounds, aligned (slots are), initialised (the arena starts as zeros) and not written while the
         // view lives, by the caller's promise.
@@ -46,29 +47,29 @@ impl<'a> Operands<'a> {
     /// # Safety
     /// No other live operand may overlap the slot.
     pub(super) unsafe fn target(&self, slot: &Slot) -> Target<'a> {
-        debug_assert_ne!(slot.dtype, Dtype::U8);
+        debug_assert!(matches!(slot.dtype, Dtype::F32 | Dtype::U32));
         let (start, len) = self.locate(slot);
         // SAFETY: in bounds and aligned; the caller promises that nothing else refers to these elements.
         let data = unsafe { std::slice::from_raw_parts_mut(start.cast::<f32>(), len) };
         Target { data, len: slot.len, lanes: slot.lanes }
     }
 
-    /// Winners of max pooling, to be written.
+    /// Winners of max pooling or colours, to be written.
     ///
     /// # Safety
     /// As [`Operands::target`].
-    pub(super) unsafe fn winners_mut(&self, slot: &Slot) -> &'a mut [u8] {
+    pub(super) unsafe fn bytes_mut(&self, slot: &Slot) -> &'a mut [u8] {
         debug_assert_eq!(slot.dtype, Dtype::U8);
         let (start, len) = self.locate(slot);
         // SAFETY: as in `target`.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// Winners of max pooling, to be read.
+    /// The same, to be read.
     ///
     /// # Safety
     /// As [`Operands::view`].
-    pub(super) unsafe fn winners(&self, slot: &Slot) -> &'a [u8] {
+    pub(super) unsafe fn bytes(&self, slot: &Slot) -> &'a [u8] {
         debug_assert_eq!(slot.dtype, Dtype::U8);
         let (start, len) = self.locate(slot);
         // SAFETY: as in `view`.

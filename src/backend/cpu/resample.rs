@@ -1,7 +1,6 @@
 //! Unfold (crop + resize + normalise in one pass) and fold (weight + resize back + overlap-add as a gather).
 
-use super::{Shared, Target, View, Workers};
-use crate::backend::Batch;
+use super::{Batch, Shared, Target, View, Workers};
 use crate::grid::{FoldPlan, Place, Weighting};
 
 /// Rows of a patch that one unit of unfold makes.
@@ -14,7 +13,7 @@ pub(super) fn scratch(image: (usize, usize)) -> usize {
 
 /// Patches `first..` of the working image, scaled and normalised, `[S, h, w, 3]`: down the columns, then across.
 pub(super) fn unfold(workers: &Workers, batch: &Batch<'_>, y: Target<'_>) {
-    let plan = batch.resample;
+    let plan = &batch.tables.resample;
     let width = plan.image.1 * 3;
     let (rows, cols) = (&plan.rows.patches, &plan.cols.patches);
     let (h, row_len, len) = (rows[0].len(), cols[0].len() * 3, y.len);

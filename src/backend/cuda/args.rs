@@ -1,0 +1,138 @@
+//! Arguments of the kernels, field by field as in `kernels/common.cuh`, where they are explained.
+
+#![allow(missing_docs)]
+
+use half::f16;
+
+/// An operand or a result of a kernel.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Value {
+    pub data: *mut u8,
+    pub len: u64,
+    pub half: u32,
+    pub lanes: u32,
+}
+
+impl Value {
+    /// An operand that a kernel does without.
+    pub const NONE: Self = Self { data: std::ptr::null_mut(), len: 0, half: 0, lanes: 1 };
+}
+
+macro_rules! arguments {
+    ($($name:ident { $($($field:ident),+: $type:ty;)* })*) => {
+        $(
+            #[derive(Debug, Clone, Copy)]
+            #[repr(C)]
+            pub struct $name { $($(pub $field: $type,)+)* }
+        )*
+        /// Name and size of each structure, for comparison with the kernels' own.
+        pub const SIZES: &[(&str, usize)] = &[$((stringify!($name), size_of::<$name>())),*];
+    };
+}
+
+arguments! {
+    EltwiseArgs { a, b, c, add, y: Value; bad: *mut u32; count, flag: u32; eps: f32; unused: u32; }
+    ConvArgs {
+        x, mul, add, y: Value;
+        w: *const f16;
+        bias: *const f32;
+        bad: *mut u32;
+        xh, xw, xc, yh, yw, yc, ph, pw: i32;
+        origin_y, origin_x, step_y, step_x, stride_y, stride_x, first_y, first_x, tap_rows, tap_cols: i32;
+        count, relu: u32;
+    }
+    PoolArgs {
+        x, add, y: Value;
+        index: *mut u8;
+        bad: *mut u32;
+        xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x: i32;
+        count: u32;
+    }
+    AverageArgs {
+        x, mul, add, y: Value;
+        bad: *mut u32;
+        xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, adaptive: i32;
+        count: u32;
+    }
+    FlattenArgs { x, add, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
+    HeadArgs {
+        x, y: Value;
+        classes: *mut u32;
+        w: *const f16;
+        bad: *mut u32;
+        count, k: u32;
+        scale: f32;
+        unused: u32;
+    }
+    ChannelArgs { x, weights, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
+    UnfoldArgs {
+        image: *const u8;
+        rows, cols: *const u8;
+        levels: *const f32;
+        y: *mut f16;
+        image_w, sh, sw, channels, grid_cols, first, count, unused: u32;
+    }
+    ResizeArgs {
+        x: *const u8;
+        y: *mut u8;
+        reach: *const Reach;
+        weights: *const i32;
+        pitch: u64;
+        format, h, w, unused: u32;
+    }
+    FoldArgs {
+        maps, p: *const f32;
+        row_first: *const u32;
+        rows: *const Cover;
+        col_first: *const u32;
+        cols: *const Cover;
+        y: *mut f32;
+        bad: *mut u32;
+        h, w, map_h, map_w, grid_cols, patches, lanes, extra, weighting, unused: u32;
+    }
+    MapArgs {
+        x, range: *const f32;
+        y: *mut f32;
+        from_h, from_w, h, w, lanes, flag: u32;
+        weights: [f32; 5];
+        unused: u32;
+    }
+    OverlayArgs {
+        map, range: *const f32;
+        photo: *const u8;
+        rows, cols: *const Blend;
+        palette: *const u8;
+        y: *mut u8;
+        pitch: u64;
+        format, h, w, map_h, map_w, layer: u32;
+    }
+}
+
+/// Source pixels of one result pixel of the antialiased resize, and where their weights begin.
+#[derive(Debug, Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C)]
+pub struct Reach {
+    pub first: u32,
+    pub count: u32,
+    pub weights: u32,
+}
+
+/// A patch that covers a row or column of the canvas.
+#[derive(Debug, Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C)]
+pub struct Cover {
+    pub patch: u32,
+    pub lo: u32,
+    pub hi: u32,
+    pub t: f32,
+}
+
+/// Two neighbours along an axis of a map; `lo` of `u32::MAX` where nothing of the map is.
+#[derive(Debug, Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C)]
+pub struct Blend {
+    pub lo: u32,
+    pub hi: u32,
+    pub t: f32,
+}

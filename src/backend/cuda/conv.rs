@@ -1,0 +1,119 @@
+//! Which kernel a convolution runs on. All give the same bits, so the choice may look at the size of the batch.
+
+use super::args::{ConvArgs, Value};
+use super::kernels::Kernel;
+use crate::backend::taps::Phase;
+use crate::net::Shape;
+
+/// One instance of the tiled kernels in `kernels/conv.cu` and `kernels/conv_back.cu`; the numbers are from there.
+pub(super) struct Tile {
+    pub name: &'static str,
+    /// Pixels and result channels of a tile.
+    m: usize,
+    n: usize,
+    threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// What the source's channels must be a multiple of.
+    source: usize,
+    half: bool,
+}
+
+const fn tile(name: &'static str, [m, n]: [usize; 2], threads: u32, shared: u32, source: usize, half: bool) -> Tile {
+    Tile { name, m, n, threads, shared, source, half }
+}
+
+/// Larger tiles first.
+pub(super) const TILES: &[Tile] = &[
+    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, true),
+    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, true),
+    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, true),
+    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, true),
+    tile("conv_f16_128x64_v4", [128, 64], 128, 51_200, 4, true),
+    tile("conv_f16_64x64_v1", [64, 64], 128, 25_600, 1, true),
+    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, false),
+    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, false),
+    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, false),
+    tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, false),
+    tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, false),
+];
+
+/// The 7×7 kernel for a network's first layer, see `kernels/stem.cu`.
+pub(super) const STEM: Kernel<ConvArgs> = Kernel::with_shared("stem_f16_7x7", 256, 71_648);
+
+/// Whether the stem's kernel serves a convolution.
+pub(super) fn is_stem(phase: &Phase, source: Shape, result: Shape) -> bool {
+    let seven = (phase.taps, phase.stride, phase.first, phase.step) == ([7, 7], [2, 2], [-3, -3], [1, 1]);
+    seven && source.c == 4 && result.c.is_multiple_of(8)
+}
+
+/// Grid of the stem's kernel, whose blocks walk over tiles of 16 × 16 pixels for 64 channels.
+pub(super) fn stem_grid(result: Shape, count: usize, multiprocessors: usize) -> [usize; 3] {
+    let tiles = count * result.h.div_ceil(16) * result.w.div_ceil(16);
+    [tiles.min(2 * multiprocessors), result.c.div_ceil(64), 1]
+}
+
+/// What of a device matters to the choice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub multiprocessors: usize,
+    /// Most bytes of shared memory of a block.
+    pub shared: u32,
+}
+
+/// The kernel for `pixels` pixels of a phase, and the number of its blocks.
+pub(super) fn choose(
+    half: bool,
+    pixels: usize,
+    source: usize,
+    result: usize,
+    limits: Limits,
+) -> (Kernel<ConvArgs>, usize) {
+    let kind: Vec<&Tile> = TILES.iter().filter(|t| t.half == half && t.shared <= limits.shared).collect();
+    // Wide loads of the source, where its channels allow them.
+    let width = kind.iter().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();
+    let fits = || kind.iter().filter(|t| Some(t.source) == width);
+    let blocks = |t: &Tile| pixels.div_ceil(t.m) * result.div_ceil(t.n);
+    // A tile is wasteful when hardly anything fills its width, and when there are too few of it to go round.
+    let padded = |t: &Tile| result.next_multiple_of(t.n);
+    let least = fits().map(|t| padded(t)).min().unwrap_or(result);
+    let snug = || fits().filter(|t| padded(t) * 8 <= least * 9);
+    let busy = snug().find(|t| blocks(t) >= 2 * limits.multiprocessors);
+    let tile = busy.or_else(|| snug().max_by_key(|t| blocks(t)));
+    let tile = tile.unwrap_or_else(|| unreachable!("some tile takes any number of channels"));
+    (Kernel::with_shared(tile.name, tile.threads, tile.shared), blocks(tile))
+}
+
+/// Arguments of one phase; the caller fills in what is not geometry.
+pub(super) fn arguments(phase: &Phase, source: Shape, result: Shape) -> ConvArgs {
+    let i = |n: usize| n as i32;
+    ConvArgs {
+        x: Value::NONE,
+        mul: Value::NONE,
+        add: Value::NONE,
+        y: Value::NONE,
+        w: std::ptr::null(),
+        bias: std::ptr::null(),
+        bad: std::ptr::null_mut(),
+        xh: i(source.h),
+        xw: i(source.w),
+        xc: i(source.c),
+        yh: i(result.h),
+        yw: i(result.w),
+        yc: i(result.c),
+        ph: i(phase.h),
+        pw: i(phase.w),
+        origin_y: i(phase.origin[0]),
+        origin_x: i(phase.origin[1]),
+        step_y: i(phase.step[0]),
+        step_x: i(phase.step[1]),
+        stride_y: i(phase.stride[0]),
+        stride_x: i(phase.stride[1]),
+        first_y: phase.first[0] as i32,
+        first_x: phase.first[1] as i32,
+        tap_rows: i(phase.taps[0]),
+        tap_cols: i(phase.taps[1]),
+        count: 0,
+        relu: 0,
+    }
+}
