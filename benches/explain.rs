@@ -27,7 +27,8 @@ fn explain(c: &mut Criterion) {
             ("lrp-epsilon-plus", Maps::Plain, "plain"),
             ("grad-cam", Maps::Ucag, "ucag"),
         ] {
-            let mut explainer = Explainer::with_network(network.clone()).method(method).maps(maps).device(Device::Cpu).build().unwrap();
+            let mut explainer =
+                Explainer::with_network(network.clone()).method(method).maps(maps).device(Device::Cpu).build().unwrap();
             group.bench_function(format!("{name}/{method}/{label}"), |b| {
                 b.iter(|| black_box(explainer.explain(&frame, &Target::Top(1)).unwrap()));
             });

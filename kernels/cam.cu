@@ -15,9 +15,6 @@
 
 constexpr u32 THREADS = 256, WARPS = THREADS / 32;
 
-DEVICE float widen(float v) { return v; }
-DEVICE float widen(__half v) { return __half2float(v); }
-
 // Σ term(i) over i = first, first + every, ... < n. Terms are loaded in batches: a load a turn would wait for each.
 template <class F> DEVICE float strided_sum(u32 first, u32 every, u32 n, F term) {
     constexpr u32 BATCH = 8;

@@ -1,199 +1,13 @@
-// What host and device share: the argument of every kernel, and the few functions that several kernels need.
-//
-// Every kernel takes exactly one structure, by value. `src/backend/cuda/args.rs` mirrors them field by field, and a test
-// compares sizes. Arrays are dense: a value of the program holds `len` elements for each lane of each sample, channels
-// innermost.
+// What several kernels need.
 #pragma once
 
-#include "ptx.cuh"
-
-typedef unsigned char u8;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef int i32;
-
-// An operand or a result. `data` is null where there is none. Result b of a kernel, counted over samples and lanes,
-// reads element block b of an operand with as many lanes, and block b / lanes of an operand with one lane.
-struct Value {
-    void* data;
-    u64 len;
-    u32 half;   // elements are fp16 rather than fp32
-    u32 lanes;
-};
-
-// Shared by the elementwise kernels; their files say what a, b and c mean.
-struct EltwiseArgs {
-    Value a, b, c, add, y;
-    u32* bad;   // set to 1 when a result is infinite or no number
-    u32 count;  // results: samples · lanes
-    u32 flag;   // rectify the result (add), keep the positive part (part)
-    float eps;
-    u32 unused;
-};
-
-// A convolution, or one phase of its input-gradient, as a gather (see src/backend/taps.rs): pixel q = (qy, qx) of a
-// phase of ph × pw pixels gives result pixel origin + step · q and reads the source at
-// stride · q + first + (ky, kx) for each tap (ky, kx) of a grid of tap_rows × tap_cols. Taps outside of the source are 0.
-//     y[b, pixel, n] = relu?( mul ⊙ Σ_taps Σ_c x[b, source pixel, c] · w[(tap·xc + c), n] + bias[n] + add )
-struct ConvArgs {
-    Value x;            // [count or count/lanes, xh, xw, xc]; fp16 in conv_f16_*, fp32 in conv_tf32_*
-    Value mul, add, y;  // shape of the result; mul and y fp16 or fp32, add of y's type
-    const __half* w;    // [tap_rows · tap_cols · xc, yc], yc contiguous
-    const float* bias;  // [yc] or null
-    u32* bad;
-    i32 xh, xw, xc;
-    i32 yh, yw, yc;
-    i32 ph, pw;
-    i32 origin_y, origin_x, step_y, step_x;
-    i32 stride_y, stride_x;
-    i32 first_y, first_x;
-    i32 tap_rows, tap_cols;
-    u32 count;  // results: samples · lanes
-    u32 relu;
-};
-
-struct PoolArgs {
-    Value x, add, y;
-    u8* index;  // winners [sample, yh, yw, c], position in the window, row-major; null when not asked for
-    u32* bad;
-    i32 xh, xw, yh, yw, c;  // of the pooling itself, also in its backward pass
-    i32 kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x;
-    u32 count;
-};
-
-struct AverageArgs {
-    Value x, mul, add, y;
-    u32* bad;
-    i32 xh, xw, yh, yw, c;
-    i32 kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x;  // of a sliding window, whose divisor is the whole kernel
-    i32 adaptive;  // torch's adaptive bins [i·n/bins, ceil((i+1)·n/bins)) instead
-    u32 count;
-};
-
-struct FlattenArgs {
-    Value x, add, y;
-    u32* bad;
-    u32 pixels, channels, count;
-    u32 unused;
-};
-
-// Probabilities, classes, seeds. `classes` holds one index a lane.
-struct HeadArgs {
-    Value x, y;
-    u32* classes;
-    const __half* w;  // class_row: [outputs, len of y]
-    u32* bad;
-    u32 count;
-    u32 k;
-    float scale;
-    u32 unused;
-};
-
-// Reductions over the pixels or over the channels of [pixels, channels].
-struct ChannelArgs {
-    Value x, weights, y;
-    u32* bad;
-    u32 pixels, channels, count;
-    u32 unused;
-};
-
-// Four taps of a bicubic kernel along one axis.
-struct Taps {
-    u32 index[4];
-    float weight[4];
-};
-
-struct UnfoldArgs {
-    const u8* image;      // working image, RGB, image_w pixels a row, dense
-    const Taps* rows;     // [grid rows][sh]
-    const Taps* cols;     // [grid columns][sw]
-    const float* levels;  // [3][256]: normalised value of each level of red, green and blue
-    __half* y;            // [count, sh, sw, channels]; channels beyond the third are 0
-    u32 image_w;
-    u32 sh, sw, channels;
-    u32 grid_cols;
-    u32 first, count;     // patches first..first + count; patch i·grid_cols + j has rows i and columns j
-    u32 unused;
-};
-
-// Source pixels of one result pixel of the antialiased resize, and where their weights begin.
-struct Reach {
-    u32 first, count, weights;
-};
-
-struct ResizeArgs {
-    const u8* x;
-    u8* y;                 // RGB, dense
-    const Reach* reach;    // one a result pixel along the resized axis
-    const i32* weights;    // fixed point, 22 bits of fraction
-    u64 pitch;             // bytes between rows of x
-    u32 format;            // of x: 0 RGB, 1 BGR, 2 RGBA, 3 grey
-    u32 h, w;              // rows and columns of y
-    u32 unused;
-};
-
-// A patch that covers a row (or column) of the canvas: its place along the axis and how its map is read there.
-struct Cover {
-    u32 patch, lo, hi;
-    float t;
-};
-
-struct FoldArgs {
-    const float* maps;       // [patches, lanes, map_h, map_w]
-    const float* p;          // [patches, lanes]
-    const u32* row_first;    // [h + 1]: rows[row_first[d] .. row_first[d + 1]) cover row d
-    const Cover* rows;
-    const u32* col_first;    // [w + 1]
-    const Cover* cols;
-    float* y;                // [lanes, h, w]
-    u32* bad;
-    u32 h, w, map_h, map_w;
-    u32 grid_cols, patches, lanes;
-    u32 extra;               // added to the number of covering patches
-    u32 weighting;           // 0: 1, 1: exp(p), 2: exp(p) / max over the patches of exp(p)
-    u32 unused;
-};
-
-// Maps on their way to the display, [lanes, h, w].
-struct MapArgs {
-    const float* x;
-    const float* range;  // [lanes][2]: smallest and largest value
-    float* y;            // map_range writes the range here
-    u32 from_h, from_w;  // of x
-    u32 h, w;            // of y
-    u32 lanes;
-    u32 flag;            // map_gauss: along the columns; map_scale: 0 min-max, 1 by the largest absolute value
-    float weights[5];    // map_gauss: taps −2..2
-    u32 unused;
-};
-
-// Two neighbours along one axis and the weight of the second. lo = 0xffffffff: nothing of the map is there.
-struct Blend {
-    u32 lo, hi;
-    float t;
-};
-
-struct OverlayArgs {
-    const float* map;    // [map_h, map_w], as it came from the fold
-    const float* range;  // [2]
-    const u8* photo;
-    const Blend* rows;   // [h]
-    const Blend* cols;   // [w]
-    const u8* palette;   // [511][3]
-    u8* y;               // [h, w, 3]
-    u64 pitch;           // bytes between rows of the photo
-    u32 format;          // as in ResizeArgs
-    u32 h, w, map_h, map_w;
-    u32 layer;           // map of a layer (ReLU, min-max, sequential) rather than of the input (signed, diverging)
-};
+#include "args.cuh"
 
 #ifndef EMU_HOST
 // Defines a kernel whose blocks have `threads` threads, with at least `blocks` of them on a multiprocessor.
 #define KERNEL(name, Args, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a)
 #endif
-
-#define DEVICE static __device__ __forceinline__
 
 // max(v, 0), but what is no number stays so (backend::rectify).
 DEVICE float rectify(float v) { return v < 0.0f ? 0.0f : v; }
@@ -221,3 +35,42 @@ DEVICE void store(const Value& v, u64 i, float value, u32* bad) {
     }
     if (is_bad(value)) *bad = 1;
 }
+
+DEVICE float widen(float v) { return v; }
+DEVICE float widen(__half v) { return __half2float(v); }
+
+// N neighbouring elements of an operand in one access. Halves move as integers: nvcc splits vectors of __half2.
+template <int N> DEVICE void load_pack(const Value& v, u64 i, float (&x)[N]) {
+    if constexpr (N == 1) {
+        x[0] = load(v, i);
+    } else if (v.half) {
+        const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const __half*>(v.data) + i);
+        __half2 h[2];
+        memcpy(h, &bits, 8);
+        const float2 lo = __half22float2(h[0]), hi = __half22float2(h[1]);
+        x[0] = lo.x, x[1] = lo.y, x[2] = hi.x, x[3] = hi.y;
+    } else {
+        const float4 f = *reinterpret_cast<const float4*>(static_cast<const float*>(v.data) + i);
+        x[0] = f.x, x[1] = f.y, x[2] = f.z, x[3] = f.w;
+    }
+}
+
+template <int N> DEVICE void store_pack(const Value& v, u64 i, const float (&x)[N], u32* bad) {
+    if constexpr (N == 1) {
+        store(v, i, x[0], bad);
+    } else if (v.half) {
+        const __half2 h[2] = {__floats2half2_rn(x[0], x[1]), __floats2half2_rn(x[2], x[3])};
+        uint2 bits;
+        memcpy(&bits, h, 8);
+        *reinterpret_cast<uint2*>(static_cast<__half*>(v.data) + i) = bits;
+        const float2 lo = __half22float2(h[0]), hi = __half22float2(h[1]);
+        if (is_bad(lo.x) || is_bad(lo.y) || is_bad(hi.x) || is_bad(hi.y)) *bad = 1;
+    } else {
+        *reinterpret_cast<float4*>(static_cast<float*>(v.data) + i) = make_float4(x[0], x[1], x[2], x[3]);
+        if (is_bad(x[0]) || is_bad(x[1]) || is_bad(x[2]) || is_bad(x[3])) *bad = 1;
+    }
+}
+
+// Whether packs of four elements of an operand lie on addresses that one access can read.
+// Whether an operand's address allows packs of four. One that is absent does.
+DEVICE bool packs(const Value& v) { return reinterpret_cast<u64>(v.data) % (v.half ? 8 : 16) == 0; }

@@ -12,8 +12,6 @@
 
 #include "common.cuh"
 
-typedef long long i64;
-
 // One instantiation. X: type of x. M, N, K: tile. WARPS_M × WARPS_N warps share the tile. VECTOR: elements of x that
 // one copy gathers; xc is a multiple of it.
 template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_> struct Tile {

@@ -2,7 +2,6 @@
 //
 //     map_range   y[lane] = {smallest, largest} of x[lane]
 //     map_scale   (x − lo) / (hi − lo), 0 where hi = lo; flag: x / max(|lo|, |hi|), unchanged where that is 0
-//     map_relu    max(x, 0)
 //     map_resize  bilinear, half-pixel centres, no antialiasing
 //     map_gauss   Σ_i weights[i] · x at i − 2 along the rows, flag: along the columns; reflected at the border
 //     overlay     photo under the palette's colour of the map's value; where the map says nothing the photo stays
@@ -12,9 +11,9 @@
 // Launch: map_range: 1024 threads, grid (lanes). The other maps: 256 threads, grid (ceil(h·w / 256), lanes). overlay:
 // 256 threads, grid (ceil(w / 32), ceil(h / 8)).
 // Bytes: x once from memory, y once.
-// Numbers: a value that is no number counts in no range and is 0 after map_relu. map_resize takes positions in double.
+// Numbers: a value that is no number counts in no range. map_resize takes positions in double.
 // Formulas are the CPU's to the letter, but multiply-adds are fused: overlay may round a byte to its neighbour.
-// CPU twins: src/map.rs, src/grid.rs (Blend::new), src/render.rs (overlay), src/palette.rs (pick).
+// CPU twins: src/map.rs, src/grid.rs (Blend::new), src/render.rs (overlay), src/palette.rs (pick). Tests: tests/cuda.rs.
 #include "common.cuh"
 
 constexpr u32 THREADS = 256, RANGE_THREADS = 1024, BATCH = 8;
@@ -60,10 +59,6 @@ KERNEL(map_scale, MapArgs, 256, 4) {
         const float span = hi - lo;
         return span > 0.0f ? (x[i] - lo) / span : 0.0f;
     });
-}
-
-KERNEL(map_relu, MapArgs, 256, 4) {
-    each(a, [](const float* x, u32 i) { return fmaxf(x[i], 0.0f); });
 }
 
 DEVICE float lerp(float lo, float hi, float t) { return lo + t * (hi - lo); }

@@ -18,41 +18,6 @@
 
 constexpr u32 THREADS = 256, PACK = 4;
 
-// N neighbouring elements of an operand in one access. Halves move as integers: nvcc splits vectors of __half2.
-template <int N> DEVICE void load_pack(const Value& v, u64 i, float (&x)[N]) {
-    if constexpr (N == 1) {
-        x[0] = load(v, i);
-    } else if (v.half) {
-        const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const __half*>(v.data) + i);
-        __half2 h[2];
-        memcpy(h, &bits, 8);
-        const float2 lo = __half22float2(h[0]), hi = __half22float2(h[1]);
-        x[0] = lo.x, x[1] = lo.y, x[2] = hi.x, x[3] = hi.y;
-    } else {
-        const float4 f = *reinterpret_cast<const float4*>(static_cast<const float*>(v.data) + i);
-        x[0] = f.x, x[1] = f.y, x[2] = f.z, x[3] = f.w;
-    }
-}
-
-template <int N> DEVICE void store_pack(const Value& v, u64 i, const float (&x)[N], u32* bad) {
-    if constexpr (N == 1) {
-        store(v, i, x[0], bad);
-    } else if (v.half) {
-        const __half2 h[2] = {__floats2half2_rn(x[0], x[1]), __floats2half2_rn(x[2], x[3])};
-        uint2 bits;
-        memcpy(&bits, h, 8);
-        *reinterpret_cast<uint2*>(static_cast<__half*>(v.data) + i) = bits;
-        const float2 lo = __half22float2(h[0]), hi = __half22float2(h[1]);
-        if (is_bad(lo.x) || is_bad(lo.y) || is_bad(hi.x) || is_bad(hi.y)) *bad = 1;
-    } else {
-        *reinterpret_cast<float4*>(static_cast<float*>(v.data) + i) = make_float4(x[0], x[1], x[2], x[3]);
-        if (is_bad(x[0]) || is_bad(x[1]) || is_bad(x[2]) || is_bad(x[3])) *bad = 1;
-    }
-}
-
-// Whether packs of four elements of an operand lie on addresses that one access can read.
-DEVICE bool packs(const Value& v) { return reinterpret_cast<u64>(v.data) % (v.half ? 8 : 16) == 0; }
-
 template <int N> DEVICE void fetch(const Value& v, u32 b, u32 lanes, u32 i, float (&x)[N]) {
     if (v.data) {
         load_pack(v, block_of(v, b, lanes) + i, x);

@@ -8,7 +8,7 @@
 // Launch: 256 threads, grid (ceil(h·w / 256), lanes): a thread a pixel. Each block finds the maximum itself.
 // Bytes: 4 reads a covering patch, nearly all from cache: the maps are small; the result once.
 // Numbers: fp32, patches in order, rows before columns. A gather, so no result depends on the order of blocks.
-// CPU twin: src/backend/cpu/resample.rs (fold). Test: tests/grid.rs.
+// CPU twin: src/backend/cpu/resample.rs (fold). Test: tests/cuda.rs.
 #include "common.cuh"
 
 constexpr u32 THREADS = 256;

@@ -21,40 +21,6 @@
 constexpr u32 THREADS = 256, PACK = 4;
 constexpr i32 WARPS = THREADS / 32;
 
-// N neighbouring elements of an operand in one access. Halves move as integers: nvcc splits vectors of __half2.
-template <int N> DEVICE void load_pack(const Value& v, u64 i, float (&x)[N]) {
-    if constexpr (N == 1) {
-        x[0] = load(v, i);
-    } else if (v.half) {
-        const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const __half*>(v.data) + i);
-        __half2 h[2];
-        memcpy(h, &bits, 8);
-        const float2 lo = __half22float2(h[0]), hi = __half22float2(h[1]);
-        x[0] = lo.x, x[1] = lo.y, x[2] = hi.x, x[3] = hi.y;
-    } else {
-        const float4 f = *reinterpret_cast<const float4*>(static_cast<const float*>(v.data) + i);
-        x[0] = f.x, x[1] = f.y, x[2] = f.z, x[3] = f.w;
-    }
-}
-
-template <int N> DEVICE void store_pack(const Value& v, u64 i, const float (&x)[N], u32* bad) {
-    if constexpr (N == 1) {
-        store(v, i, x[0], bad);
-    } else if (v.half) {
-        const __half2 h[2] = {__floats2half2_rn(x[0], x[1]), __floats2half2_rn(x[2], x[3])};
-        uint2 bits;
-        memcpy(&bits, h, 8);
-        *reinterpret_cast<uint2*>(static_cast<__half*>(v.data) + i) = bits;
-        const float2 lo = __half22float2(h[0]), hi = __half22float2(h[1]);
-        if (is_bad(lo.x) || is_bad(lo.y) || is_bad(hi.x) || is_bad(hi.y)) *bad = 1;
-    } else {
-        *reinterpret_cast<float4*>(static_cast<float*>(v.data) + i) = make_float4(x[0], x[1], x[2], x[3]);
-        if (is_bad(x[0]) || is_bad(x[1]) || is_bad(x[2]) || is_bad(x[3])) *bad = 1;
-    }
-}
-
-DEVICE bool packs(const Value& v) { return reinterpret_cast<u64>(v.data) % (v.half ? 8 : 16) == 0; }
-
 struct Range {
     i32 lo, hi;
 };
@@ -186,9 +152,6 @@ DEVICE Range bin_of(const AverageArgs& a, bool across, i32 i, i32& divisor) {
     divisor = kernel;
     return covered(i, kernel, across ? a.stride_x : a.stride_y, across ? a.pad_x : a.pad_y, n);
 }
-
-DEVICE float widen(float v) { return v; }
-DEVICE float widen(__half v) { return __half2float(v); }
 
 // Σ x over every eighth of a bin's pixels. They are loaded in batches: a load a turn would wait for each.
 template <class T> DEVICE float sum_pixels(const T* x, const AverageArgs& a, Range rows, Range cols, i32 first) {

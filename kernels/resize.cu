@@ -8,7 +8,7 @@
 // Launch: 256 threads, grid (ceil(w / 32), ceil(h / 8)): a block makes 8 rows of 32 pixels.
 // Bytes: x and y once from memory; 3 integer multiply-adds a weight. The upload of x takes far longer.
 // Numbers: 32-bit integers with 22 bits of fraction, rounded to nearest: bytes equal the CPU's.
-// CPU twin: src/resize.rs. Test: tests/golden.rs.
+// CPU twin: src/resize.rs. Test: tests/cuda.rs.
 #include "common.cuh"
 
 constexpr i32 BITS = 22;

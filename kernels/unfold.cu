@@ -11,7 +11,7 @@
 // Bytes: the result, 8 a pixel of 4 channels; the image stays in cache. FLOPs: 24 a pixel, and 24 a row of the tile for
 // each column that it reads.
 // Numbers: fp32, taps in order, down before across, rounded once to fp16.
-// CPU twin: src/backend/cpu/resample.rs (unfold). Test: tests/grid.rs.
+// CPU twin: src/backend/cpu/resample.rs (unfold). Test: tests/cuda.rs.
 #include "common.cuh"
 
 constexpr u32 THREADS = 256, ROWS = 16, COLS = 64;

@@ -77,14 +77,14 @@ pub enum ErrorKind {
         /// What is wrong with its value.
         problem: String,
     },
-    /// More memory needed than allowed.
-    #[error("memory: {what} needs {} MiB, but the budget is {} MiB", mib(*.need), mib(*.have))]
+    /// More memory needed than is free or allowed.
+    #[error("memory: {what} needs {} MiB, but only {} MiB are available", mib(*.need), .have >> 20)]
     Memory {
         /// What asked for it.
         what: String,
         /// Bytes needed.
         need: u64,
-        /// Bytes allowed.
+        /// Bytes free or allowed.
         have: u64,
     },
     /// A device that cannot be used or has failed.

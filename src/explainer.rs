@@ -132,7 +132,7 @@ impl Builder {
         }
         let network = Arc::new(network);
         let runner = Runner::new(&network, self.device, self.precision, threads)?;
-        let budget = runner.budget(threads);
+        let budget = runner.budget(threads)?;
         let exact = self.batch.is_some();
         Ok(Explainer {
             runner,
@@ -183,12 +183,13 @@ impl Runner {
                     Precision::F16.check(precision, device)?;
                     return Ok(Self::Cuda(Box::new(cuda(number)?)));
                 }
-                // Why there is no GPU is told where it is asked for, by `gpus`.
-                Device::Auto if precision != Some(Precision::F32) => {
-                    if let Ok(engine) = cuda(0) {
-                        return Ok(Self::Cuda(Box::new(engine)));
-                    }
-                }
+                Device::Auto if precision != Some(Precision::F32) => match cuda(0) {
+                    Ok(engine) => return Ok(Self::Cuda(Box::new(engine))),
+                    // Only a GPU has the precision that was asked for.
+                    Err(error) if precision.is_some() => return Err(error),
+                    // Why there is no GPU is told where it is asked for, by `gpus`.
+                    Err(_) => {}
+                },
                 Device::Auto | Device::Cpu => {}
             }
         }
@@ -200,19 +201,19 @@ impl Runner {
         Ok(Self::Cpu(Box::new(Engine::new(network.clone(), Cpu::new(graph(), threads)?))))
     }
 
-    fn budget(&self, threads: usize) -> Budget {
+    fn budget(&self, threads: usize) -> Result<Budget> {
         /// More would only leave the caches.
         const COMFORTABLE: u64 = 384 << 20;
-        match self {
+        Ok(match self {
             Self::Cpu(_) => {
                 Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: 2 * threads }
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => {
-                let memory = engine.backend().free_memory();
+                let memory = engine.backend().free_memory()?;
                 Budget { memory, comfortable: u64::MAX, batch: usize::MAX }
             }
-        }
+        })
     }
 
     fn run(

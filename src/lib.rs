@@ -54,8 +54,8 @@ mod resize;
 
 pub use backend::{Ceilings, Work};
 pub use device::{Device, Gpu, Precision, gpus};
-pub use error::{Error, ErrorKind, Misfit, Result};
 pub use engine::{Floor, Floors, StageTimes};
+pub use error::{Error, ErrorKind, Misfit, Result};
 pub use explainer::{Builder, ClassExplanation, Explainer, Explanation, Maps, Target, Times};
 pub use frame::{Fit, Frame, PixelFormat, Working};
 pub use grid::{Grid, Mode};

@@ -396,6 +396,42 @@ fn an_interrupt_leaves_no_temporary_file() {
 }
 
 #[test]
+fn devices_and_bench() {
+    let place = Place::new();
+    assert!(fine(&place.run(&["devices"])).starts_with("cpu "));
+    let job = ["bench", "photo.png", "--device", "cpu", "--grid", "2", "--rho", "0.6", "--alpha", "1", "--frames", "3"];
+    let text = fine(&place.run(&job));
+    for word in ["grad-cam of resnet18 on cpu", "3 frames of 80×60", "p99", "floor", "whole", "patches", "fold"] {
+        assert!(text.contains(word), "expected `{word}` in: {text}");
+    }
+    let json = fine(&place.run(&[&job[..], &["--json", "--batch", "2"]].concat()));
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["frames"], 3);
+    assert_eq!(report["batch"], 2);
+    let latency = &report["latency_ms"];
+    let at = |key: &str| latency[key].as_f64().unwrap();
+    assert!(at("p50") > 0.0 && at("p50") <= at("p90") && at("p90") <= at("p99") && at("p99") <= at("max"));
+    for stage in report["stages"].as_array().unwrap().iter().skip(1) {
+        let (ms, floor) = (stage["ms"].as_f64().unwrap(), stage["floor_ms"].as_f64().unwrap());
+        assert!(ms > 0.0 && floor > 0.0, "{stage}");
+    }
+    assert!(report["memory_bytes"].as_u64().unwrap() > 0);
+    failed(&place.run(&["bench", "--frames", "0"]), &["frames"]);
+    failed(&place.run(&["bench", "missing.png"]), &["missing.png"]);
+    failed(&place.run(&["explain", "photo.png", "--device", "gpu"]), &["gpu", "auto, cpu, cuda or cuda:N"]);
+    failed(&place.run(&["explain", "photo.png", "--device", "cpu", "--precision", "f16"]), &["f16", "f32"]);
+}
+
+/// A program without GPU support says so.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn gpus_need_the_feature() {
+    let place = Place::new();
+    assert!(fine(&place.run(&["devices"])).contains("--features cuda"));
+    failed(&place.run(&["explain", "photo.png", "--device", "cuda"]), &["cuda", "--features cuda"]);
+}
+
+#[test]
 fn models_methods_and_inspect() {
     let place = Place::new();
     assert!(fine(&place.run(&["models"])).contains("vgg16"));

@@ -107,12 +107,9 @@ fn working_images_equal_the_cpus() {
         (64, 97, Fit::Crop, 28),
         (1, 1, Fit::Fit, 5),
     ] {
-        for (format, pad) in [
-            (PixelFormat::Rgb, 0),
-            (PixelFormat::Bgr, 5),
-            (PixelFormat::Rgba, 12),
-            (PixelFormat::Gray, 3),
-        ] {
+        for (format, pad) in
+            [(PixelFormat::Rgb, 0), (PixelFormat::Bgr, 5), (PixelFormat::Rgba, 12), (PixelFormat::Gray, 3)]
+        {
             let stride = w * format.bytes() + pad;
             let pixels = Random(h as u64).bytes(stride * h);
             let frame = Frame::new(&pixels, h, w, stride, format).expect("a frame");
@@ -132,28 +129,6 @@ fn working_images_equal_the_cpus() {
             }
         }
     }
-}
-
-/// Spearman's rank correlation.
-fn spearman(a: &[f32], b: &[f32]) -> f64 {
-    let ranks = |v: &[f32]| {
-        let mut order: Vec<usize> = (0..v.len()).collect();
-        order.sort_by(|i, j| v[*i].total_cmp(&v[*j]));
-        let mut ranks = vec![0.0; v.len()];
-        // Equal values share the mean of their ranks.
-        for group in order.chunk_by(|i, j| v[*i] == v[*j]).scan(0, |first, group| {
-            *first += group.len();
-            Some((*first - group.len(), group))
-        }) {
-            let mean = group.0 as f64 + (group.1.len() - 1) as f64 / 2.0;
-            group.1.iter().for_each(|i| ranks[*i] = mean);
-        }
-        ranks
-    };
-    let (a, b) = (ranks(a), ranks(b));
-    let mean = (a.len() - 1) as f64 / 2.0;
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
-    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
 }
 
 struct Job {
@@ -198,7 +173,6 @@ fn explanations_agree_with_the_cpus() {
         for (method, grid) in [("grad-cam", paper), ("grad-cam", release), ("lrp-epsilon-plus", paper)] {
             let job = Job { method, grid, size };
             let what = format!("{method} on {model}, mode {:?}", grid.mode);
-            let bound = if method == "grad-cam" { tolerance::HALF_MAP } else { tolerance::HALF_RELEVANCE };
             let expected = explain(&mut explainer(&network, &job, Device::Cpu, 4), &job, 1);
             let mut gpu = explainer(&network, &job, Device::Cuda(0), 4);
             let found = explain(&mut gpu, &job, 1);
@@ -209,8 +183,8 @@ fn explanations_agree_with_the_cpus() {
                 for (kind, want, got) in [("ucag", &want.ucag, &got.ucag), ("plain", &want.plain, &got.plain)] {
                     let (want, got) = (want.as_ref().expect("a map"), got.as_ref().expect("a map"));
                     let what = format!("{what}, {kind}, class {}", of_class);
-                    common::assert_nmse(&what, &got.data, &common::to_f64(&want.data), bound);
-                    let rank = spearman(&want.data, &got.data);
+                    common::assert_nmse(&what, &got.data, &common::to_f64(&want.data), tolerance::HALF_MAP);
+                    let rank = common::spearman(&want.data, &got.data);
                     println!("        Spearman {rank:.5}");
                     assert!(rank >= 0.99, "{what}: Spearman {rank}");
                 }

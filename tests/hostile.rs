@@ -203,7 +203,8 @@ fn networks_that_overflow() {
     };
     let pixels = common::picture(40, 40, 1);
     for key in ["conv1.weight", "layer3.0.conv2.weight", "fc.weight"] {
-        let mut explainer = Explainer::with_network(network(key)).fit(Fit::None).device(Device::Cpu).build().expect("an explainer");
+        let mut explainer =
+            Explainer::with_network(network(key)).fit(Fit::None).device(Device::Cpu).build().expect("an explainer");
         let frame = Frame::rgb(&pixels, 40, 40).expect("a frame");
         let message = explainer.explain(&frame, &Target::Top(1)).expect_err("infinite").to_string();
         assert_says(&message, &["non-finite", "node `"]);

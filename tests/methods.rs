@@ -40,9 +40,9 @@ fn bits(explanation: &Explanation, class: usize) -> Vec<u32> {
     maps.chain(&entry.patch_probabilities).chain([&entry.probability]).map(|v| v.to_bits()).collect()
 }
 
-fn check(network: &Network, device: Device, method: &'static str) {
-    let what = format!("{method} on {} on {device}", network.model.name);
-    let setting = Setting { device, method, batch: 1, threads: 1 };
+fn check(network: &Network, method: &'static str) {
+    let what = format!("{method} on {}", network.model.name);
+    let setting = Setting { device: Device::Cpu, method, batch: 1, threads: 1 };
     let mut first = explainer(network, &setting);
     let top = explain(&mut first, &Target::Top(1));
     let class = top.classes[0].class;
@@ -66,46 +66,62 @@ fn check(network: &Network, device: Device, method: &'static str) {
     assert_eq!(bits(&explain(&mut first, &Target::Top(1)), class), expected, "{what}: the second run");
 
     let three = [class, (class + 1) % common::CLASSES, (class + 4) % common::CLASSES];
-    let together =
-        explain(&mut explainer(network, &Setting { batch: 2, threads: 2, ..setting }), &Target::Classes(three.to_vec()));
+    let together = explain(
+        &mut explainer(network, &Setting { batch: 2, threads: 2, ..setting }),
+        &Target::Classes(three.to_vec()),
+    );
     for class in three {
         let alone = explain(&mut first, &Target::Classes(vec![class]));
         assert_eq!(bits(&together, class), bits(&alone, class), "{what}: class {class} with others and alone");
     }
 }
 
+/// The same on a GPU, on which emulated networks take their time: maps near the CPU's, and the same bits with other
+/// classes in other batches.
+#[cfg(feature = "cuda")]
+fn check_on_gpu(network: &Network, method: &'static str) {
+    use common::{assert_nmse, spearman, to_f64, tolerance};
+
+    let what = format!("{method} on {} on a GPU", network.model.name);
+    let setting = Setting { device: Device::Cuda(0), method, batch: 1, threads: 1 };
+    let classes = |list: &[usize]| Target::Classes(list.to_vec());
+    let found = explain(&mut explainer(network, &setting), &classes(&[3]));
+    let together = explain(&mut explainer(network, &Setting { batch: 5, ..setting }), &classes(&[5, 3]));
+    assert!(bits(&found, 3) == bits(&together, 3), "{what}: a class with others and alone");
+    let on_cpu = Setting { device: Device::Cpu, batch: 4, threads: 2, ..setting };
+    let expected = explain(&mut explainer(network, &on_cpu), &classes(&[3]));
+    let maps = |e: &Explanation| [&e.classes[0].ucag, &e.classes[0].plain].map(|m| m.clone().expect("both maps").data);
+    for (kind, (want, got)) in ["ucag", "plain"].into_iter().zip(maps(&expected).into_iter().zip(maps(&found))) {
+        assert_nmse(&format!("{what}, {kind}"), &got, &to_f64(&want), tolerance::HALF_MAP);
+        let rank = spearman(&want, &got);
+        assert!(rank >= 0.99, "{what}, {kind}: Spearman {rank}");
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn every_method_on_every_network_on_a_gpu() {
+    if common::cuda::device().is_some() {
+        ["resnet", "vgg"].iter().for_each(|family| check_networks(family, check_on_gpu));
+    }
+}
+
 /// One test per method would do; the networks are split so that they share the cores.
-fn check_networks(family: &str, device: Device) {
+fn check_networks(family: &str, check: fn(&Network, &'static str)) {
     for model in MODELS.iter().filter(|m| m.name.starts_with(family)) {
         let network = common::tiny(model.name);
-        METHODS.iter().for_each(|method| check(&network, device, method.name));
+        METHODS.iter().for_each(|method| check(&network, method.name));
     }
 }
 
 #[test]
 fn every_method_on_every_resnet() {
-    check_networks("resnet", Device::Cpu);
+    check_networks("resnet", check);
 }
 
 #[test]
 fn every_method_on_every_vgg() {
-    check_networks("vgg", Device::Cpu);
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn every_method_on_every_resnet_on_a_gpu() {
-    if common::cuda::device().is_some() {
-        check_networks("resnet", Device::Cuda(0));
-    }
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn every_method_on_every_vgg_on_a_gpu() {
-    if common::cuda::device().is_some() {
-        check_networks("vgg", Device::Cuda(0));
-    }
+    check_networks("vgg", check);
 }
 
 /// No network escapes the two tests above.

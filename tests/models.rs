@@ -41,7 +41,8 @@ fn load(tensors: &[Tensor], metadata: &[(&str, &str)]) -> ucag::Result<Network> 
 }
 
 fn explain(network: Network, side: usize) -> Explanation {
-    let mut explainer = Explainer::with_network(network).maps(Maps::Plain).fit(Fit::None).device(Device::Cpu).build().unwrap();
+    let mut explainer =
+        Explainer::with_network(network).maps(Maps::Plain).fit(Fit::None).device(Device::Cpu).build().unwrap();
     let pixels = picture(side, side, 5);
     explainer.explain(&Frame::rgb(&pixels, side, side).unwrap(), &Target::Top(1)).unwrap()
 }

@@ -71,6 +71,7 @@ fn convolutions_of_all_windows() {
         (9, 7, 5, 3, window([3, 3], 2, [1, 1])),
         (8, 11, 3, 17, window([3, 3], 3, [1, 1])),
         (13, 10, 3, 8, window([7, 7], 2, [3, 3])),
+        (37, 21, 4, 72, window([7, 7], 2, [3, 3])),
         (7, 7, 5, 4, window([7, 7], 1, [0, 0])),
         (9, 8, 3, 4, window([1, 7], 1, [0, 3])),
         (8, 9, 4, 3, window([7, 1], 2, [3, 0])),
@@ -107,6 +108,8 @@ fn convolutions_across_tiles() {
     conv(61, 49, 5, 40, window([3, 3], 2, [1, 1]), false);
     conv(30, 25, 7, 9, window([1, 1], 1, [0, 0]), false);
     conv(3, 2, 9, 700, window([1, 1], 1, [0, 0]), false);
+    conv(30, 31, 16, 136, window([3, 3], 1, [1, 1]), false);
+    conv(6, 7, 24, 136, window([3, 3], 2, [1, 1]), true);
 }
 
 #[test]

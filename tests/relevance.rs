@@ -59,7 +59,8 @@ fn the_map_sums_the_colours() {
     let expected: Vec<f64> = relevance.chunks_exact(3).map(|pixel| pixel.iter().sum()).collect();
     let builder = Explainer::with_network(network).method("lrp-epsilon-plus").maps(Maps::Plain).fit(Fit::None);
     let frame = Frame::rgb(&picture.pixels, size.0, size.1).expect("a frame");
-    let found = builder.device(Device::Cpu).threads(2).build().and_then(|mut e| e.explain(&frame, &Target::Classes(vec![4])));
+    let found =
+        builder.device(Device::Cpu).threads(2).build().and_then(|mut e| e.explain(&frame, &Target::Classes(vec![4])));
     let map = found.expect("an explanation").classes[0].map().data.clone();
     common::assert_nmse("map", &map, &expected, tolerance::RELEVANCE);
 }

@@ -324,10 +324,10 @@ pub trait Backend: Send {
     /// How values are stored.
     fn storage(&self) -> Storage;
 
-    /// Makes the arena at least `bytes` large. Contents are lost. Called when a plan is made, never after.
+    /// Makes the arena at least `bytes` large. Contents are lost if it grows. Does nothing when it is as large already.
     ///
     /// # Errors
-    /// When the device has not enough memory.
+    /// When the device has not enough memory; the arena is empty then.
     fn reserve(&mut self, bytes: usize) -> Result<()>;
 
     /// Makes a program's weights and tables resident and scratch memory large enough.

@@ -178,8 +178,14 @@ impl Report {
         let Self { device, latency_ms: l, .. } = self;
         let grid = if self.plain { ", plain".into() } else { format!(", UCAG, batches of {}", self.batch) };
         let mut lines = vec![
-            format!("{} of {} on {} ({}), {}{grid}", self.method, self.network, device.device, device.name, device.precision),
-            format!("{} frames of {}×{}, first {:.2} ms", self.frames, self.frame[1], self.frame[0], self.first_frame_ms),
+            format!(
+                "{} of {} on {} ({}), {}{grid}",
+                self.method, self.network, device.device, device.name, device.precision
+            ),
+            format!(
+                "{} frames of {}×{}, first {:.2} ms",
+                self.frames, self.frame[1], self.frame[0], self.first_frame_ms
+            ),
             format!(
                 "latency in ms: p50 {:.2}, p90 {:.2}, p99 {:.2}, max {:.2}, mean {:.2}",
                 l.p50, l.p90, l.p99, l.max, l.mean

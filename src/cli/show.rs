@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use ucag::{Device, Network};
 use ucag::methods::{Level, METHODS};
 use ucag::models::{MODELS, Model};
 use ucag::net::Tensors;
+use ucag::{Device, Network};
 
 use super::FINE;
 use super::output::Printer;

@@ -79,7 +79,8 @@ impl<B: Backend> Engine<B> {
     fn plan(&mut self, request: &Request) -> Result<()> {
         if let Some(at) = self.plans.iter().position(|plan| plan.serves(request)) {
             self.plans[..=at].rotate_right(1);
-            return Ok(());
+            // A larger plan that failed for want of memory has taken the arena with it.
+            return self.backend.reserve(self.plans[0].bytes);
         }
         if self.plans.len() == PLANS {
             self.plans.clear();
@@ -160,7 +161,8 @@ impl<B: Backend> Engine<B> {
         let mut found = bytes.into_iter();
         let mut next = || found.next().unwrap_or_default();
         let classes = |bytes: &[u8]| words(bytes).map(|word| u32::from_le_bytes(word) as usize).collect();
-        let mut output = Output { probabilities: floats(&next()), classes: classes(&next()), times, ..Output::default() };
+        let mut output =
+            Output { probabilities: floats(&next()), classes: classes(&next()), times, ..Output::default() };
         let split = |values: Vec<f32>| values.chunks_exact(values.len() / lanes).map(<[f32]>::to_vec).collect();
         if maps(&plan.whole) {
             output.plain = split(floats(&next()));

@@ -62,6 +62,8 @@ pub(super) struct Plan<B: Backend> {
     pub probabilities: Slot,
     /// Patches of one batch.
     pub chunk: usize,
+    /// Size of the arena that it was laid out for.
+    pub bytes: usize,
     pub recording: B::Recording,
 }
 
@@ -137,8 +139,7 @@ impl<B: Backend> Plan<B> {
         let mut draft = |grid, weighting, select| {
             Draft::new(network, request, backend.storage(), grid, weighting, select, classes, &mut fixed)
         };
-        let whole =
-            draft(GridPlan::whole(image.0, image.1), Weighting::One, Some((probabilities, request.top)))?;
+        let whole = draft(GridPlan::whole(image.0, image.1), Weighting::One, Some((probabilities, request.top)))?;
         let patches = match request.grid {
             None => None,
             Some(grid) => {
@@ -163,15 +164,14 @@ impl<B: Backend> Plan<B> {
             steps
         });
         if bytes as u64 > request.memory {
-            let what =
-                format!("{} of {}×{} pixels, one patch at a time,", network.model.name, image.1, image.0);
+            let what = format!("{} of {}×{} pixels, one patch at a time,", network.model.name, image.1, image.0);
             return Err(ErrorKind::Memory { what, need: bytes as u64, have: request.memory }.into());
         }
         backend.reserve(bytes)?;
         let whole = whole.finish(whole_steps, backend)?;
         let patches = patches.zip(patch_steps).map(|(draft, steps)| draft.finish(steps, backend)).transpose()?;
         let (request, recording) = (*request, B::Recording::default());
-        Ok(Self { request, whole, patches, classes, probabilities, chunk, recording })
+        Ok(Self { request, whole, patches, classes, probabilities, chunk, bytes, recording })
     }
 
     /// Whether this plan is one for the request.

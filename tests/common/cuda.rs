@@ -10,10 +10,11 @@ use ucag::net::Graph;
 pub fn device() -> Option<&'static str> {
     static DEVICE: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
-        let found = ucag::gpus().and_then(|gpus| match gpus.into_iter().next() {
-            Some(gpu) => Ok((gpu.name, gpu.problem)),
-            None => Ok(("no GPU".into(), Some("there is none".into()))),
-        });
+        let first = |gpus: Vec<ucag::Gpu>| match gpus.into_iter().next() {
+            Some(gpu) => (gpu.name, gpu.problem),
+            None => ("no GPU".into(), Some("there is none".into())),
+        };
+        let found = ucag::gpus().map(first);
         let problem = match found {
             Ok((name, None)) => {
                 eprintln!("CUDA tests run on: {name}{}", if is_emulated(&name) { " (emulated)" } else { "" });

@@ -16,8 +16,9 @@ void watch_for_crashes() {}  // AddressSanitizer says more
 static struct sigaction previous[2];
 
 static void handle(int signal, siginfo_t* info, void*) {
+    // What is not ours happens again, and the owner sees it; so does a crash in here.
+    sigaction(signal, &previous[signal == SIGBUS], nullptr);
     if (in_kernel()) fail("%s at address %p", signal == SIGSEGV ? "invalid access" : "bus error", info->si_addr);
-    sigaction(signal, &previous[signal == SIGBUS], nullptr);  // not ours: it happens again, and the owner sees it
 }
 
 void watch_for_crashes() {

@@ -198,4 +198,4 @@ template <class T> inline T shuffle_up(unsigned mask, const Place& place, T valu
                      emu::shared_memory, dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]),      \
                      shared_bytes});                                                                              \
     }                                                                                                             \
-    static void name(const Args a)
+    static void name([[maybe_unused]] const Args a)

@@ -1,4 +1,4 @@
-//! Arguments of the kernels, field by field as in `kernels/common.cuh`, where they are explained.
+//! Arguments of the kernels, field by field as in `kernels/args.cuh`, where they are explained.
 
 #![allow(missing_docs)]
 
@@ -20,20 +20,20 @@ impl Value {
 }
 
 macro_rules! arguments {
-    ($($name:ident { $($($field:ident),+: $type:ty;)* })*) => {
+    ($($name:ident $size:literal { $($($field:ident),+: $type:ty;)* })*) => {
         $(
             #[derive(Debug, Clone, Copy)]
             #[repr(C)]
             pub struct $name { $($(pub $field: $type,)+)* }
         )*
-        /// Name and size of each structure, for comparison with the kernels' own.
-        pub const SIZES: &[(&str, usize)] = &[$((stringify!($name), size_of::<$name>())),*];
+        // `kernels/args.cuh` asserts the same.
+        $(const _: () = assert!(size_of::<$name>() == $size);)*
     };
 }
 
 arguments! {
-    EltwiseArgs { a, b, c, add, y: Value; bad: *mut u32; count, flag: u32; eps: f32; unused: u32; }
-    ConvArgs {
+    EltwiseArgs 144 { a, b, c, add, y: Value; bad: *mut u32; count, flag: u32; eps: f32; unused: u32; }
+    ConvArgs 200 {
         x, mul, add, y: Value;
         w: *const f16;
         bias: *const f32;
@@ -42,21 +42,21 @@ arguments! {
         origin_y, origin_x, step_y, step_x, stride_y, stride_x, first_y, first_x, tap_rows, tap_cols: i32;
         count, relu: u32;
     }
-    PoolArgs {
+    PoolArgs 136 {
         x, add, y: Value;
         index: *mut u8;
         bad: *mut u32;
         xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x: i32;
         count: u32;
     }
-    AverageArgs {
+    AverageArgs 160 {
         x, mul, add, y: Value;
         bad: *mut u32;
         xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, adaptive: i32;
         count: u32;
     }
-    FlattenArgs { x, add, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
-    HeadArgs {
+    FlattenArgs 96 { x, add, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
+    HeadArgs 88 {
         x, y: Value;
         classes: *mut u32;
         w: *const f16;
@@ -65,15 +65,15 @@ arguments! {
         scale: f32;
         unused: u32;
     }
-    ChannelArgs { x, weights, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
-    UnfoldArgs {
+    ChannelArgs 96 { x, weights, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
+    UnfoldArgs 72 {
         image: *const u8;
         rows, cols: *const u8;
         levels: *const f32;
         y: *mut f16;
         image_w, sh, sw, channels, grid_cols, first, count, unused: u32;
     }
-    ResizeArgs {
+    ResizeArgs 56 {
         x: *const u8;
         y: *mut u8;
         reach: *const Reach;
@@ -81,7 +81,7 @@ arguments! {
         pitch: u64;
         format, h, w, unused: u32;
     }
-    FoldArgs {
+    FoldArgs 104 {
         maps, p: *const f32;
         row_first: *const u32;
         rows: *const Cover;
@@ -91,14 +91,14 @@ arguments! {
         bad: *mut u32;
         h, w, map_h, map_w, grid_cols, patches, lanes, extra, weighting, unused: u32;
     }
-    MapArgs {
+    MapArgs 72 {
         x, range: *const f32;
         y: *mut f32;
         from_h, from_w, h, w, lanes, flag: u32;
         weights: [f32; 5];
         unused: u32;
     }
-    OverlayArgs {
+    OverlayArgs 88 {
         map, range: *const f32;
         photo: *const u8;
         rows, cols: *const Blend;
@@ -136,3 +136,6 @@ pub struct Blend {
     pub hi: u32,
     pub t: f32,
 }
+
+const _: () = assert!(size_of::<Value>() == 24 && size_of::<Reach>() == 12);
+const _: () = assert!(size_of::<Cover>() == 16 && size_of::<Blend>() == 12);

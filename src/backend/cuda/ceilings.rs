@@ -42,7 +42,8 @@ fn product_rate(handle: &Arc<Handle>, gemm: &mut Gemm) -> Result<f64> {
 
 /// Bytes a second, read and written.
 fn copy_rate(handle: &Arc<Handle>) -> Result<f64> {
-    let len = if handle.is_emulated() { 1 << 20 } else { 1 << 30 };
+    // Far more than any cache holds.
+    let len = if handle.is_emulated() { 1 << 20 } else { 512 << 20 };
     let (source, copy) = (Buffer::new(handle, len, "a copy")?, Buffer::new(handle, len, "a copy")?);
     let run = || {
         // SAFETY: two buffers of that size.

@@ -69,7 +69,10 @@ pub(super) fn choose(
     result: usize,
     limits: Limits,
 ) -> (Kernel<ConvArgs>, usize) {
-    let kind: Vec<&Tile> = TILES.iter().filter(|t| t.half == half && t.shared <= limits.shared).collect();
+    /// Narrower tiles are for results that are as narrow: else they read the source once for each.
+    const WIDE: usize = 64;
+    let usable = |t: &&Tile| t.half == half && t.shared <= limits.shared && (t.n >= WIDE || result <= t.n);
+    let kind: Vec<&Tile> = TILES.iter().filter(usable).collect();
     // Wide loads of the source, where its channels allow them.
     let width = kind.iter().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();
     let fits = || kind.iter().filter(|t| Some(t.source) == width);

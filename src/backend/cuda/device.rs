@@ -62,8 +62,7 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>> {
 }
 
 fn describe(number: usize) -> Gpu {
-    let mut gpu =
-        Gpu { number, name: "unknown".into(), capability: (0, 0), memory: (0, 0), problem: None };
+    let mut gpu = Gpu { number, name: "unknown".into(), capability: (0, 0), memory: (0, 0), problem: None };
     let mut fill = || -> Result<()> {
         let opened = Handle::open(number)?;
         let ask = |e| opened.failed("asking for its properties", e);
@@ -91,14 +90,15 @@ impl Handle {
             let problem = format!("expected a number below {count}, the number of GPUs");
             return Err(unusable(&device, problem));
         }
-        let ask = |e| unusable(&device, words(e));
+        let ask = |e| unusable(&device, format!("opening it failed: {}", words(e)));
         let context = CudaContext::new(number).map_err(ask)?;
         let (major, minor) = context.compute_capability().map_err(ask)?;
         if (major, minor) < CAPABILITY {
             let name = context.name().map_err(ask)?;
             let (need_major, need_minor) = CAPABILITY;
-            let problem =
-                format!("expected compute capability {need_major}.{need_minor} or newer, found {major}.{minor} ({name})");
+            let problem = format!(
+                "expected compute capability {need_major}.{need_minor} or newer, found {major}.{minor} ({name})"
+            );
             return Err(unusable(&device, problem));
         }
         let stream = context.new_stream().map_err(ask)?;
@@ -139,8 +139,9 @@ impl Handle {
     }
 
     /// Bytes that are free.
-    pub fn free_memory(&self) -> u64 {
-        self.context.mem_get_info().map_or(0, |(free, _)| free as u64)
+    pub fn free_memory(&self) -> Result<u64> {
+        let memory = self.context.mem_get_info();
+        memory.map(|(free, _)| free as u64).map_err(|e| self.failed("asking for its free memory", e))
     }
 
     /// The error of a call that failed.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::cublaslt::result::{self, CublasError};
@@ -33,6 +34,12 @@ pub(super) struct Kind {
     pub bias: bool,
     pub add: bool,
     pub relu: bool,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a product of {} by {} values", self.inputs, self.outputs)
+    }
 }
 
 /// Addresses of a product's operands: `y = relu?(x·w + bias + add)`, rows of fp16 in, bias and add of y's type.
@@ -70,7 +77,8 @@ impl Gemm {
     pub fn new(handle: &Arc<Handle>) -> Result<Self> {
         available()?;
         handle.bind()?;
-        let workspace = Buffer::new(handle, WORKSPACE, "scratch memory for matrix products")?;
+        // Programs without matrix products need none.
+        let workspace = Buffer::empty(handle);
         let library = result::create_handle().map_err(|e| failed(handle, "starting cuBLASLt", e))?;
         Ok(Self { library, workspace, chosen: HashMap::new(), handle: handle.clone() })
     }
@@ -83,8 +91,13 @@ impl Gemm {
     /// Chooses the algorithm of a kind of product, unless that is done.
     pub fn prepare(&mut self, kind: &Kind) -> Result<()> {
         if !self.chosen.contains_key(kind) {
-            let problem = Problem::new(kind, kind.typical_rows, 0).and_then(|p| p.choose(self.library));
-            let algorithm = problem.map_err(|e| failed(&self.handle, &format!("choosing how to compute {kind:?}"), e))?;
+            if self.workspace.len() < WORKSPACE {
+                self.workspace = Buffer::new(&self.handle, WORKSPACE, "scratch memory for matrix products")?;
+            }
+            // Any address does, as long as it is aligned as the bias will be.
+            let bias = self.workspace.address(0);
+            let problem = Problem::new(kind, kind.typical_rows, bias).and_then(|p| p.choose(self.library));
+            let algorithm = problem.map_err(|e| failed(&self.handle, &format!("choosing how to compute {kind}"), e))?;
             self.chosen.insert(*kind, algorithm);
         }
         Ok(())
@@ -128,7 +141,7 @@ impl Gemm {
             }
         };
         let done = Problem::new(kind, rows, operands.bias).and_then(enqueue);
-        done.map_err(|e| failed(&self.handle, &format!("computing {rows} rows of {kind:?}"), e))
+        done.map_err(|e| failed(&self.handle, &format!("computing {rows} rows of {kind}"), e))
     }
 }
 
@@ -142,7 +155,7 @@ impl Drop for Gemm {
 
 fn failed(handle: &Handle, doing: &str, error: CublasError) -> Error {
     let device = crate::device::Device::Cuda(handle.number).to_string();
-    ErrorKind::Device { device, problem: format!("{doing} by cuBLASLt failed: {error}") }.into()
+    ErrorKind::Device { device, problem: format!("{doing} by cuBLASLt failed: {:?}", error.0) }.into()
 }
 
 /// Descriptors of one product. The library's matrices are column-major, so it computes `yᵀ = wᵀ·xᵀ`.
@@ -188,9 +201,7 @@ impl Problem {
         problem.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
         if kind.bias {
             problem.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &stored)?;
-            if bias != 0 {
-                problem.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
-            }
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
         Ok(problem)
     }
@@ -212,10 +223,7 @@ impl Problem {
     }
 
     /// The algorithm that the library thinks fastest, of those that add up each sum in one go.
-    fn choose(
-        &self,
-        library: sys::cublasLtHandle_t,
-    ) -> std::result::Result<sys::cublasLtMatmulAlgo_t, CublasError> {
+    fn choose(&self, library: sys::cublasLtHandle_t) -> std::result::Result<sys::cublasLtMatmulAlgo_t, CublasError> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
 
         let (workspace, no_split, alignment) = (WORKSPACE, 0_u32, ALIGNMENT);
@@ -225,7 +233,11 @@ impl Problem {
             unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }
         };
         let settings = || {
-            set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), size_of::<usize>())?;
+            set(
+                Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const workspace).cast(),
+                size_of::<usize>(),
+            )?;
             set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const no_split).cast(), size_of::<u32>())?;
             [
                 Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,

@@ -13,7 +13,7 @@ use super::device::Handle;
 use crate::error::{ErrorKind, Result};
 
 /// One compiled file of `kernels/`.
-pub(super) struct Module {
+struct Module {
     file: &'static str,
     image: &'static [u8],
     kernels: &'static [&'static str],

@@ -3,34 +3,21 @@
 use std::ops::Range;
 
 use super::args::*;
+use super::fill::{Place, Product, average, channel, head, is_plain, kind, map, point, pool};
 use super::gemm::{Kind, Operands};
 use super::kernels::{self as k, Kernel};
 use super::memory::Buffer;
 use super::tables::{DeviceTables, blends};
 use super::{Cuda, Program, conv, picture};
 use crate::backend::taps::{self, Direction, Phase};
-use crate::backend::{AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Tables, Variant, WeightRef};
+use crate::backend::{Dtype, Instr, Slot, Step, Tables};
 use crate::error::Result;
 use crate::grid::Weighting;
 use crate::methods::Level;
-use crate::net::{AvgPool, Shape, Window};
+use crate::net::Shape;
 
-/// Samples for which the algorithms of matrix products are chosen.
-const TYPICAL_SAMPLES: usize = 32;
 /// Most blocks along the second and third axis of a grid.
 const MOST: usize = 65_535;
-
-/// Where a product's weight comes from and which kernels can compute it.
-struct Product<'a> {
-    w: &'a WeightRef,
-    source: Shape,
-    result: Shape,
-    bias: Option<Variant>,
-    x: &'a Slot,
-    add: Option<&'a Slot>,
-    relu: bool,
-    y: &'a Slot,
-}
 
 impl Cuda {
     /// Makes weights, tables and algorithms of a program ready, so that running it allocates nothing.
@@ -41,9 +28,8 @@ impl Cuda {
                 Instr::Conv { g, w, bias, x, add, relu, y } => {
                     let (add, relu) = (add.as_ref(), *relu);
                     let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
-                    match is_plain(g).then(|| kind(&product, false)).flatten() {
-                        Some(kind) => self.gemm.prepare(&kind)?,
-                        None => {}
+                    if let Some(kind) = is_plain(g).then(|| kind(&product, false)).flatten() {
+                        self.gemm.prepare(&kind)?;
                     }
                     self.weights.conv(g, *w, Direction::Forward)?;
                     self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
@@ -101,21 +87,16 @@ impl Cuda {
             Instr::Conv { g, w, bias, x, add, relu, y } => {
                 let (add, relu) = (add.as_ref(), *relu);
                 let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
+                let weight = self.weights.conv(g, *w, Direction::Forward)?;
                 match is_plain(g).then(|| kind(&product, false)).flatten() {
-                    Some(kind) => {
-                        let weight = self.weights.conv(g, *w, Direction::Forward)?;
-                        self.multiply(&kind, &product, weight, &at)
-                    }
-                    None => {
-                        let weight = self.weights.conv(g, *w, Direction::Forward)?;
-                        let phase = &taps::phases(g, Direction::Forward)[0];
-                        self.convolve(&product, phase, weight, &at)
-                    }
+                    Some(kind) => self.multiply(&kind, &product, weight, &at),
+                    None => self.convolve(&product, &taps::phases(g, Direction::Forward)[0], weight, &at),
                 }
             }
             Instr::ConvBack { g, w, dy, mul, add, dx } => {
                 let weight = self.weights.conv(g, *w, Direction::Backward)?;
-                let args = ConvBackArgs { source: g.y, result: g.x, dy: v(dy), mul: opt(mul), add: opt(add), dx: v(dx) };
+                let args =
+                    ConvBackArgs { source: g.y, result: g.x, dy: v(dy), mul: opt(mul), add: opt(add), dx: v(dx) };
                 for phase in taps::phases(g, Direction::Backward) {
                     self.convolve_back(&args, &phase, weight, count(dx))?;
                 }
@@ -167,9 +148,7 @@ impl Cuda {
             Instr::ReluBack { y, dy, add, dx } => {
                 self.each(&k::RELU_BACK, &elementwise(v(y), v(dy), none, add, dx, false, 0.0))
             }
-            Instr::Add { a, b, relu, y } => {
-                self.each(&k::ADD, &elementwise(v(a), v(b), none, &None, y, *relu, 0.0))
-            }
+            Instr::Add { a, b, relu, y } => self.each(&k::ADD, &elementwise(v(a), v(b), none, &None, y, *relu, 0.0)),
             Instr::Divide { r, z, z2, eps, y } => {
                 self.each(&k::DIVIDE, &elementwise(v(r), v(z), opt(z2), &None, y, false, *eps))
             }
@@ -221,9 +200,7 @@ impl Cuda {
                 let args = map((1, x.len), (1, 2), v(x), none, v(y));
                 self.launch(&k::MAP_RANGE, [x.lanes, 1, 1], &args)
             }
-            Instr::ResizeMap { from, to, x, y } => {
-                self.map(&k::MAP_RESIZE, y, &map(*from, *to, v(x), none, v(y)))
-            }
+            Instr::ResizeMap { from, to, x, y } => self.map(&k::MAP_RESIZE, y, &map(*from, *to, v(x), none, v(y))),
             Instr::MinMax { x, range, y } => {
                 self.map(&k::MAP_SCALE, y, &map((1, x.len), (1, x.len), v(x), v(range), v(y)))
             }
@@ -398,8 +375,7 @@ impl Cuda {
             return self.launch(&conv::STEM, grid, &args);
         }
         let pixels = count * phase.h * phase.w;
-        let (kernel, blocks) =
-            conv::choose(true, pixels, product.source.c, product.result.c, self.limits);
+        let (kernel, blocks) = conv::choose(true, pixels, product.source.c, product.result.c, self.limits);
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
@@ -431,153 +407,4 @@ struct ConvBackArgs {
     mul: Value,
     add: Value,
     dx: Value,
-}
-
-/// Where slots are, for some samples.
-struct Place {
-    arena: u64,
-    samples: Range<usize>,
-}
-
-impl Place {
-    fn value(&self, slot: &Slot) -> Value {
-        let sample = slot.len * slot.lanes * slot.dtype.bytes();
-        let first = if slot.scope == Scope::All { self.samples.start * sample } else { 0 };
-        Value {
-            data: (self.arena + (slot.offset + first) as u64) as *mut u8,
-            len: slot.len as u64,
-            half: u32::from(slot.dtype == Dtype::F16),
-            lanes: slot.lanes as u32,
-        }
-    }
-
-    /// Lanes of all samples.
-    fn count(&self, slot: &Slot) -> usize {
-        match slot.scope {
-            Scope::Shared => slot.lanes,
-            Scope::Batch | Scope::All => slot.lanes * self.samples.len(),
-        }
-    }
-}
-
-/// A convolution that is a plain matrix product over pixels.
-fn is_plain(g: &ConvGeom) -> bool {
-    g.window == Window::square(1, 1, 0)
-}
-
-/// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors.
-fn kind(product: &Product<'_>, transposed: bool) -> Option<Kind> {
-    let (inputs, outputs) = (product.source.c, product.result.c);
-    let whole = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
-    whole.then(|| Kind {
-        typical_rows: product.result.h * product.result.w * TYPICAL_SAMPLES,
-        outputs,
-        inputs,
-        transposed,
-        half: product.y.dtype == Dtype::F16,
-        bias: product.bias.is_some(),
-        add: product.add.is_some(),
-        relu: product.relu,
-    })
-}
-
-/// A linear layer as a convolution of a single pixel.
-fn point(source: Shape) -> Phase {
-    let one = [1, 1];
-    Phase { origin: [0, 0], step: one, h: 1, w: 1, stride: one, first: [0, 0], taps: one, weight: 0, depth: source.c }
-}
-
-fn window_args(window: &Window) -> [i32; 6] {
-    let [kernel, stride, pad] = [window.kernel, window.stride, window.pad].map(|axis| axis.map(|n| n as i32));
-    [kernel[0], kernel[1], stride[0], stride[1], pad[0], pad[1]]
-}
-
-fn pool(g: &PoolGeom, count: usize) -> PoolArgs {
-    let [kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x] = window_args(&g.window);
-    let [xh, xw, yh, yw, c] = [g.x.h, g.x.w, g.y.h, g.y.w, g.y.c].map(|n| n as i32);
-    let (none, index, bad) = (Value::NONE, std::ptr::null_mut(), std::ptr::null_mut());
-    let count = count as u32;
-    PoolArgs {
-        x: none,
-        add: none,
-        y: none,
-        index,
-        bad,
-        xh,
-        xw,
-        yh,
-        yw,
-        c,
-        kernel_y,
-        kernel_x,
-        stride_y,
-        stride_x,
-        pad_y,
-        pad_x,
-        count,
-    }
-}
-
-fn average(g: &AvgGeom, count: usize) -> AverageArgs {
-    let (window, adaptive) = match &g.pool {
-        AvgPool::Window(window) => (*window, 0),
-        AvgPool::Adaptive(..) => (Window::square(1, 1, 0), 1),
-    };
-    let [kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x] = window_args(&window);
-    let [xh, xw, yh, yw, c] = [g.x.h, g.x.w, g.y.h, g.y.w, g.y.c].map(|n| n as i32);
-    let (none, bad, count) = (Value::NONE, std::ptr::null_mut(), count as u32);
-    AverageArgs {
-        x: none,
-        mul: none,
-        add: none,
-        y: none,
-        bad,
-        xh,
-        xw,
-        yh,
-        yw,
-        c,
-        kernel_y,
-        kernel_x,
-        stride_y,
-        stride_x,
-        pad_y,
-        pad_x,
-        adaptive,
-        count,
-    }
-}
-
-fn head(x: Value, y: Value, classes: Option<Value>, bad: *mut u32, count: usize) -> HeadArgs {
-    let classes = classes.map_or(std::ptr::null_mut(), |c| c.data.cast());
-    HeadArgs { x, y, classes, w: std::ptr::null(), bad, count: count as u32, k: 0, scale: 1.0, unused: 0 }
-}
-
-fn channel(
-    x: Value,
-    weights: Value,
-    y: Value,
-    bad: *mut u32,
-    pixels: usize,
-    channels: usize,
-    count: usize,
-) -> ChannelArgs {
-    let (pixels, channels, count) = (pixels as u32, channels as u32, count as u32);
-    ChannelArgs { x, weights, y, bad, pixels, channels, count, unused: 0 }
-}
-
-fn map(from: (usize, usize), to: (usize, usize), x: Value, range: Value, y: Value) -> MapArgs {
-    MapArgs {
-        x: x.data.cast(),
-        range: range.data.cast(),
-        y: y.data.cast(),
-        from_h: from.0 as u32,
-        from_w: from.1 as u32,
-        h: to.0 as u32,
-        w: to.1 as u32,
-        lanes: x.lanes,
-        flag: 0,
-        weights: [0.0; 5],
-        unused: 0,
-    }
 }

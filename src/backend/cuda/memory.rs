@@ -16,12 +16,20 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
+    /// No memory.
+    pub fn empty(handle: &Arc<Handle>) -> Self {
+        Self { pointer: 0, len: 0, handle: handle.clone() }
+    }
+
     /// Uninitialised memory; `what` names its purpose should there be too little.
     pub fn new(handle: &Arc<Handle>, len: usize, what: &str) -> Result<Self> {
+        if len == 0 {
+            return Ok(Self::empty(handle));
+        }
         handle.bind()?;
         // SAFETY: the context is current; what is allocated is freed once, by `drop`.
-        let pointer = unsafe { result::malloc_sync(len.max(1)) };
-        let pointer = pointer.map_err(|e| out_of_memory(handle, what, len, e))?;
+        let pointer = unsafe { result::malloc_sync(len) };
+        let pointer = pointer.map_err(|e| not_allocated(handle, what, len, e))?;
         Ok(Self { pointer, len, handle: handle.clone() })
     }
 
@@ -52,6 +60,9 @@ impl Buffer {
     /// Copies from the host, in stream order. The source may be reused at once unless it is pinned.
     pub fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
         assert!(at + bytes.len() <= self.len, "write beyond a buffer");
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.handle.bind()?;
         // SAFETY: within this buffer, as just checked; the driver stages what is not pinned before it returns.
         let copied = unsafe { result::memcpy_htod_async(self.address(at), bytes, self.handle.raw()) };
@@ -79,6 +90,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.pointer == 0 {
+            return;
+        }
         // Freeing waits for kernels that still use the memory. A device that is lost has lost its memory too, so
         // errors have no consequence.
         let _ = self.handle.bind();
@@ -102,7 +116,8 @@ impl Pinned {
         handle.bind()?;
         // SAFETY: the context is current; freed once, by `drop`. Without flags, so that the host reads it at full speed.
         let start = unsafe { result::malloc_host(len.max(1), 0) };
-        let start = start.map_err(|e| out_of_memory(handle, "pinned memory of the host", len, e))?.cast::<u8>();
+        let doing = || format!("allocating {len} bytes of pinned memory of the host");
+        let start = start.map_err(|e| handle.failed(&doing(), e))?.cast::<u8>();
         // SAFETY: `len` bytes from `start` on were just allocated.
         unsafe { start.write_bytes(0, len) };
         Ok(Self { start, len, handle: handle.clone() })
@@ -127,10 +142,10 @@ impl Drop for Pinned {
     }
 }
 
-fn out_of_memory(handle: &Handle, what: &str, need: usize, error: DriverError) -> crate::Error {
+fn not_allocated(handle: &Handle, what: &str, need: usize, error: DriverError) -> crate::Error {
     if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-        return handle.failed("allocating memory", error);
+        return handle.failed(&format!("allocating {need} bytes for {what}"), error);
     }
     let what = format!("{what} on {}", crate::device::Device::Cuda(handle.number));
-    ErrorKind::Memory { what, need: need as u64, have: handle.free_memory() }.into()
+    ErrorKind::Memory { what, need: need as u64, have: handle.free_memory().unwrap_or(0) }.into()
 }

@@ -14,6 +14,7 @@ pub mod args;
 mod ceilings;
 mod conv;
 mod device;
+mod fill;
 mod gemm;
 mod kernels;
 mod lower;
@@ -30,9 +31,9 @@ use super::{Backend, Ceilings, Dtype, Outcome, Pass, Slot, Step, Storage, Tables
 use crate::error::Result;
 use crate::frame::{Frame, Working};
 use crate::net::Graph;
-pub(crate) use device::gpus;
 use conv::Limits;
 use device::Handle;
+pub(crate) use device::gpus;
 use gemm::Gemm;
 use kernels::Kernels;
 use memory::{Buffer, Pinned};
@@ -83,7 +84,7 @@ impl Cuda {
         let kernels = Kernels::load(&handle, limits)?;
         let gemm = Gemm::new(&handle)?;
         Ok(Self {
-            arena: Buffer::new(&handle, 0, "the plan")?,
+            arena: Buffer::empty(&handle),
             weights: Weights::new(graph.clone(), handle.clone()),
             picture: Picture::new(&handle)?,
             bad: Buffer::of(&handle, &[0_u32], "a flag")?,
@@ -113,9 +114,12 @@ impl Cuda {
     }
 
     /// Bytes of working memory that plans may take: most of what is free, less room for weights that are not there yet.
-    pub fn free_memory(&self) -> u64 {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn free_memory(&self) -> Result<u64> {
         let params = self.graph.params().iter().map(|p| p.len() as u64 * 2 * size_of::<half::f16>() as u64);
-        (self.handle.free_memory() / 10 * 9).saturating_sub(params.sum())
+        Ok((self.handle.free_memory()? / 10 * 9).saturating_sub(params.sum()))
     }
 
     /// Why explanations run step by step instead of being replayed, where they do.
@@ -152,18 +156,20 @@ impl Cuda {
             let graph = recording::Graph::record(&handle, || self.enqueue_all(passes, &recording.events, true));
             recording.stage = match graph {
                 Ok(graph) => Stage::Recorded(graph),
-                Err(problem) => {
-                    self.note = Some(format!("explanations run step by step: {problem}"));
-                    Stage::Refused
-                }
+                Err(problem) => Stage::Refused(format!("explanations run step by step: {problem}")),
             };
         }
+        self.note = None;
         match &recording.stage {
             Stage::Recorded(graph) => return graph.launch(&self.handle),
-            Stage::New => recording.stage = Stage::Warm,
-            Stage::Warm | Stage::Refused => {}
+            Stage::Refused(reason) => self.note = Some(reason.clone()),
+            Stage::New | Stage::Warm => {}
         }
-        self.enqueue_all(passes, &recording.events, false)
+        self.enqueue_all(passes, &recording.events, false)?;
+        if let Stage::New = recording.stage {
+            recording.stage = Stage::Warm;
+        }
+        Ok(())
     }
 }
 
@@ -179,7 +185,7 @@ impl Backend for Cuda {
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes > self.arena.len() {
             // The old one goes first: there may not be room for both.
-            self.arena = Buffer::new(&self.handle, 0, "the plan")?;
+            self.arena = Buffer::empty(&self.handle);
             self.generation += 1;
             self.arena = Buffer::new(&self.handle, bytes, "the plan")?;
         }
@@ -193,11 +199,11 @@ impl Backend for Cuda {
     fn forget(&mut self) {}
 
     fn show(&mut self, frame: &Frame<'_>, working: &Working, keep: bool) -> Result<()> {
-        let (image_moved, photo_moved) = self.picture.show(&self.kernels, frame, working)?;
-        if image_moved || (photo_moved && keep) {
-            self.generation += 1;
-        }
-        Ok(())
+        let shown = self.picture.show(&self.kernels, frame, working);
+        // Something may have moved before what failed.
+        let moved = shown.as_ref().map_or(true, |(image, photo)| *image || (*photo && keep));
+        self.generation += u64::from(moved);
+        shown.map(drop)
     }
 
     fn run(&mut self, pass: &Pass<'_, Program>) -> Result<()> {

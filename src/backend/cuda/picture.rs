@@ -31,7 +31,7 @@ struct Resize {
     down: [Buffer; 2],
 }
 
-/// Number of a format in `kernels/common.cuh`.
+/// Number of a format in `kernels/args.cuh`.
 pub(super) fn code(format: PixelFormat) -> u32 {
     match format {
         PixelFormat::Rgb => 0,
@@ -43,13 +43,12 @@ pub(super) fn code(format: PixelFormat) -> u32 {
 
 impl Picture {
     pub fn new(handle: &Arc<Handle>) -> Result<Self> {
-        let buffer = || Buffer::new(handle, 0, "the frame");
         Ok(Self {
             handle: handle.clone(),
             staging: Pinned::new(handle, 0)?,
-            photo: buffer()?,
-            between: buffer()?,
-            image: buffer()?,
+            photo: Buffer::empty(handle),
+            between: Buffer::empty(handle),
+            image: Buffer::empty(handle),
             resize: None,
             format: PixelFormat::Rgb,
             pitch: 0,

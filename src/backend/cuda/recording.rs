@@ -28,8 +28,8 @@ pub(super) enum Stage {
     Warm,
     /// They are recorded.
     Recorded(Graph),
-    /// They cannot be recorded.
-    Refused,
+    /// They cannot be recorded, for this reason.
+    Refused(String),
 }
 
 /// A graph that can be launched.

@@ -24,7 +24,7 @@ pub(super) struct DeviceTables {
     pub host: Tables,
 }
 
-/// Size of `Taps` in `kernels/common.cuh`: four indices and four weights.
+/// Size of `Taps` in `kernels/args.cuh`: four indices and four weights.
 const TAPS_BYTES: usize = 32;
 
 impl DeviceTables {
@@ -75,8 +75,7 @@ fn covers(places: &[Place], len: usize) -> (Vec<u32>, Vec<Cover>) {
 pub(super) fn reaches(from: usize, to: usize, kept: std::ops::Range<usize>) -> (Vec<Reach>, Vec<i32>) {
     let mut weights = vec![];
     let mut reach = |taps: &crate::resize::Taps| {
-        let entry =
-            Reach { first: taps.first as u32, count: taps.weights.len() as u32, weights: weights.len() as u32 };
+        let entry = Reach { first: taps.first as u32, count: taps.weights.len() as u32, weights: weights.len() as u32 };
         weights.extend(&taps.weights);
         entry
     };

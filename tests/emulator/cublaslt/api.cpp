@@ -25,6 +25,7 @@ constexpr size_t WORKSPACE = 0;
 
 struct Preference {
     uint64_t workspace = 0;
+    uint32_t reductions = ~0u;  // ways to split sums that are allowed; there is none here
     uint32_t alignment[4] = {256, 256, 256, 256};  // of A, B, C, D
 };
 
@@ -66,6 +67,7 @@ Field field(Layout& l, int attribute) {
 
 Field field(Preference& p, int attribute) {
     if (attribute == 1) return {&p.workspace, 8};
+    if (attribute == 3) return {&p.reductions, 4};
     if (attribute >= 5 && attribute <= 8) return {&p.alignment[attribute - 5], 4};
     return {nullptr, 0};
 }

@@ -1,4 +1,4 @@
-// D = epilogue(alpha · op(A) op(B) + beta · C) in fp32: operands are gathered as dense fp32, then rows of B are added up.
+// D = epilogue(alpha · op(A) op(B) + beta · C) in fp32: operands become dense fp32, then rows of B are added up.
 #include "problem.h"
 
 #include "../cuda_types.h"

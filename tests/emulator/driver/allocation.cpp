@@ -64,7 +64,8 @@ CUresult allocate(size_t bytes, bool device, char** result) {
     if (!bytes || !result) return INVALID_VALUE;
     std::lock_guard<std::mutex> lock(mutex);
     std::lock_guard<std::mutex> count(counters_mutex);
-    if (device && (bytes > memory_limit() || counters.live_bytes + padded(bytes) > memory_limit())) return OUT_OF_MEMORY;
+    const size_t available = memory_limit() - counters.live_bytes;
+    if (device && (bytes > available || padded(bytes) > available)) return OUT_OF_MEMORY;
     char* memory = static_cast<char*>(aligned_alloc(ALIGNMENT, GUARD + padded(bytes) + GUARD));
     if (!memory) return OUT_OF_MEMORY;
     char* data = memory + GUARD;

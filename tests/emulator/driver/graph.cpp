@@ -137,17 +137,18 @@ API cuStreamBeginCapture_v2(void* handle, int mode) {
 }
 
 API cuStreamEndCapture(void* handle, void** graph) {
-    ENTER();
+    const CUresult failure = drv::enter(__func__);  // which ends the capture too
     *graph = nullptr;
     const auto stream = find_stream(handle);
-    if (!stream) return INVALID_HANDLE;
+    if (!stream) return failure ? failure : INVALID_HANDLE;
     std::lock_guard<std::mutex> lock(registry);
     std::shared_ptr<Capture> capture = stream->capture;
-    if (!capture) return INVALID_VALUE;
+    if (!capture) return failure ? failure : INVALID_VALUE;
     if (capture->origin != stream.get()) return invalidate(*capture, STREAM_CAPTURE_UNMATCHED);
     if (capture->mode != RELAXED && capture->thread != std::this_thread::get_id()) return STREAM_CAPTURE_WRONG_THREAD;
     for (auto& [member, view] : capture->views) const_cast<Stream*>(member)->capture = nullptr;
     captures.erase(std::find(captures.begin(), captures.end(), capture));
+    if (failure) return failure;
     if (capture->invalid) return STREAM_CAPTURE_INVALIDATED;
     const View& seen = capture->views[stream.get()];
     for (auto& [member, op] : capture->last) {

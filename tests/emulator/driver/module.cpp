@@ -81,7 +81,7 @@ CUresult launch(void* handle, const Geometry& g, void* stream, void** params, vo
     };
     const bool grid = within(g.grid, 0x7fffffff, 65535, 65535), block = within(g.block, 1024, 1024, 64);
     if (!grid || !block || threads > function->threads || g.shared > function->shared) {
-        complain("%s: grid (%u, %u, %u), block (%u, %u, %u), at most %u threads, %u bytes of shared memory, at most %zu",
+        complain("%s: grid (%u, %u, %u), block (%u, %u, %u), at most %u threads, %u of %zu bytes of shared memory",
                  function->name.c_str(), g.grid[0], g.grid[1], g.grid[2], g.block[0], g.block[1], g.block[2],
                  function->threads, g.shared, function->shared);
         return INVALID_VALUE;

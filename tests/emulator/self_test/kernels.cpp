@@ -104,6 +104,19 @@ KERNEL(half_a_warp_shuffles, TestArgs, 32, 1) {
     if (threadIdx.x < 16) a.y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, threadIdx.x, 1);
 }
 
+KERNEL(different_shuffles, TestArgs, 32, 1) {
+    if (threadIdx.x < 16) a.y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, threadIdx.x, 1);
+    else a.y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, threadIdx.x, 1);
+}
+
+KERNEL(different_masks, TestArgs, 32, 1) {
+    a.y[threadIdx.x] = __shfl_xor_sync(threadIdx.x < 16 ? 0xffffffffu : 0xffff0000u, threadIdx.x, 1);
+}
+
+KERNEL(not_in_its_own_mask, TestArgs, 32, 1) {
+    a.y[threadIdx.x] = __shfl_xor_sync(0x0000ffffu, threadIdx.x, 1);
+}
+
 KERNEL(barrier_against_shuffle, TestArgs, 32, 1) {
     if (threadIdx.x < 16) a.y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, threadIdx.x, 1);
     else __syncthreads();

@@ -1,9 +1,5 @@
 // The stand-in cuBLASLt against a sum in double precision, over types, orders, transposes, epilogues and batches.
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <vector>
+#include "test.h"
 
 extern "C" {
 int cublasLtCreate(void**);
@@ -19,19 +15,9 @@ int cublasLtMatmulPreferenceDestroy(void*);
 int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void*, int, void*, int*);
 int cublasLtMatmul(void*, void*, const float*, const void*, void*, const void*, void*, const float*, const void*, void*,
                    void*, void*, const void*, void*, size_t, void*);
-int cuMemAlloc_v2(uint64_t*, size_t);
-int cuMemFree_v2(uint64_t);
-int cuMemcpyHtoDAsync_v2(uint64_t, const void*, size_t, void*);
-int cuMemcpyDtoHAsync_v2(void*, uint64_t, size_t, void*);
-int cuStreamSynchronize(void*);
-void emu_fail(const char*, int, int);
 }
 
 namespace {
-
-int failures = 0;
-#define CHECK(condition) \
-    (++*checks, (condition) ? 0 : (failures++, printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition)))
 
 struct Matrix {
     int type, order;
@@ -58,7 +44,7 @@ struct Matrix {
         cuMemFree_v2(device);
         cublasLtMatrixLayoutDestroy(layout);
     }
-    void upload(void* stream) {
+    void upload() {
         std::vector<char> bytes(values.size() * 4);
         for (size_t i = 0; i < values.size(); i++) {
             const _Float16 half = static_cast<_Float16>(static_cast<float>(values[i]));
@@ -68,7 +54,7 @@ struct Matrix {
         }
         cuMemcpyHtoDAsync_v2(device, bytes.data(), values.size() * (type == 2 ? 2 : 4), stream);
     }
-    void download(void* stream) {
+    void download() {
         std::vector<char> bytes(values.size() * 4);
         cuMemcpyDtoHAsync_v2(bytes.data(), device, values.size() * (type == 2 ? 2 : 4), stream);
         cuStreamSynchronize(stream);
@@ -91,7 +77,7 @@ struct Algorithm { uint64_t words[8]; size_t workspace; int state; float waves; 
 
 }  // namespace
 
-int matmul_checks(void* stream, int* checks) {
+void products() {
     void *handle, *preference;
     CHECK(cublasLtCreate(&handle) == 0 && cublasLtMatmulPreferenceCreate(&preference) == 0);
     const uint64_t m = 37, n = 300, k = 41;
@@ -100,9 +86,10 @@ int matmul_checks(void* stream, int* checks) {
     for (int order : {0, 1}) for (int epilogue : {1, 2, 4, 6}) {
         if (order && epilogue >= 4) continue;
         const int ta = turned & 1, tb = turned >> 1, batch = turned + 1;
-        Matrix a(types.in, order, ta ? k : m, ta ? m : k, batch), b(types.in, order ^ ta, tb ? n : k, tb ? k : n, batch);
+        Matrix a(types.in, order, ta ? k : m, ta ? m : k, batch);
+        Matrix b(types.in, order ^ ta, tb ? n : k, tb ? k : n, batch);
         Matrix c(types.out, order, m, n, batch), bias(types.in, 0, m, 1, 1);
-        for (Matrix* x : {&a, &b, &c, &bias}) x->upload(stream);
+        for (Matrix* x : {&a, &b, &c, &bias}) x->upload();
         void* desc;
         CHECK(cublasLtMatmulDescCreate(&desc, types.compute, 0) == 0);
         CHECK(cublasLtMatmulDescSetAttribute(desc, 3, &ta, 4) == 0);
@@ -127,7 +114,7 @@ int matmul_checks(void* stream, int* checks) {
         Matrix d(types.out, order, m, n, batch);
         std::swap(d.values, c.values);
         c.values.resize(d.values.size());
-        c.download(stream);
+        c.download();
         double worst = 0;
         for (int p = 0; p < batch; p++) for (uint64_t i = 0; i < m; i++) for (uint64_t j = 0; j < n; j++) {
             double sum = 0;
@@ -146,5 +133,4 @@ int matmul_checks(void* stream, int* checks) {
         CHECK(cublasLtMatmulDescDestroy(desc) == 0);
     }
     CHECK(cublasLtMatmulPreferenceDestroy(preference) == 0 && cublasLtDestroy(handle) == 0);
-    return failures;
 }
