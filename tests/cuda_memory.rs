@@ -17,7 +17,7 @@ fn device_memory_is_flat() {
     let before = free();
     let mut pixels = common::picture(40, 40, 0);
     let mut seen = vec![];
-    for i in 0..1000 {
+    for i in 0..200 {
         pixels[i % 7] ^= 1;
         let frame = Frame::rgb(&pixels, 40, 40).expect("a frame");
         explainer.explain(&frame, &Target::Top(2)).expect("an explanation");
