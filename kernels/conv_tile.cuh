@@ -297,12 +297,14 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
             for (int pass = 0; pass < PASSES; pass++) {
                 const Place p = place_of(16 * i + first + pass * PASS);
                 if (!p.valid || n >= a.yc) continue;
-                const float* from = slab + (first + pass * PASS) * PITCH + col;
+                // In packs: single floats of lanes that are E apart would meet in the same banks.
+                const float* at = slab + (first + pass * PASS) * PITCH + col;
+                const auto from = *reinterpret_cast<const Packed<float, E>*>(at);
                 float v[E];
 #pragma unroll
                 for (int e = 0; e < E; e++) {
                     const float factor = has_mul ? to_float(mul[pass].v[e]) : 1.0f;
-                    v[e] = result_of(a, from[e], factor, bias[e], to_float(add[pass].v[e]));
+                    v[e] = result_of(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]));
                     bad |= !(fabsf(v[e]) < LIMIT);
                 }
                 *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p) + n) = rounded<Y, E>(v);

@@ -82,7 +82,7 @@ pub struct Gpu {
     pub name: String,
     /// Compute capability, major and minor.
     pub capability: (i32, i32),
-    /// Bytes of its memory, and how many of them are free; zeros where it is not usable.
+    /// Bytes of its memory, and how many of them are free; zeros where it cannot be opened.
     pub memory: (u64, u64),
     /// Why it cannot be used, if so.
     pub problem: Option<String>,

@@ -2,22 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
-#[cfg(feature = "cuda")]
-use crate::backend::cuda::Cuda;
 use crate::device::{Device, Precision};
-use crate::engine::{Engine, Floors, Output, Request, StageTimes};
+use crate::engine::{Floors, Output, Request};
 use crate::error::{ErrorKind, Result};
+use crate::explanation::{ClassExplanation, Explanation, Times};
 use crate::frame::{Fit, Frame, Working};
-use crate::grid::{Grid, GridPlan};
+use crate::grid::Grid;
 use crate::map::{Map, Status};
 use crate::methods::{Level, Method};
 use crate::models::{Model, Network};
 use crate::net::NodeId;
 use crate::render::Picture;
+use crate::runner::Runner;
 
 /// Which classes of a picture are explained. The choice is made once, on the whole picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,10 +128,12 @@ impl Builder {
             let problem = format!("expected 1 to {MAX_THREADS}, found {threads}");
             return Err(ErrorKind::Option { option: "threads", problem }.into());
         }
+        if self.batch == Some(0) {
+            return Err(ErrorKind::Option { option: "batch", problem: "expected 1 or more, found 0".into() }.into());
+        }
         let network = Arc::new(network);
         let runner = Runner::new(&network, self.device, self.precision, threads)?;
         let budget = runner.budget(threads)?;
-        let exact = self.batch.is_some();
         Ok(Explainer {
             runner,
             overlay: self.overlay,
@@ -145,91 +145,19 @@ impl Builder {
             maps: self.maps,
             fit: self.fit,
             memory: self.memory.unwrap_or(budget.memory),
-            comfortable: if exact { u64::MAX } else { budget.comfortable },
-            wanted_batch: self.batch.unwrap_or(budget.batch).max(1),
+            comfortable: if self.batch.is_some() { u64::MAX } else { budget.comfortable },
+            wanted_batch: self.batch.unwrap_or(budget.batch).min(MAX_BATCH),
             closed_forms: self.closed_forms,
             threads,
         })
     }
 }
 
+/// Most patches of one batch: what a GPU's grid of blocks counts along its third axis.
+const MAX_BATCH: usize = 65_535;
+
 /// More threads than any machine has.
 const MAX_THREADS: usize = 1024;
-
-/// An engine on the device that was chosen.
-enum Runner {
-    Cpu(Box<Engine<Cpu>>),
-    #[cfg(feature = "cuda")]
-    Cuda(Box<Engine<Cuda>>),
-}
-
-/// What a device offers to plans.
-struct Budget {
-    memory: u64,
-    /// Bytes beyond which larger batches do not pay.
-    comfortable: u64,
-    /// Patches that keep it busy.
-    batch: usize,
-}
-
-impl Runner {
-    fn new(network: &Arc<Network>, device: Device, precision: Option<Precision>, threads: usize) -> Result<Self> {
-        let graph = || Arc::new(network.graph.clone());
-        #[cfg(feature = "cuda")]
-        {
-            let cuda = |number| Cuda::new(graph(), number).map(|cuda| Engine::new(network.clone(), cuda));
-            match device {
-                Device::Cuda(number) => {
-                    Precision::F16.check(precision, device)?;
-                    return Ok(Self::Cuda(Box::new(cuda(number)?)));
-                }
-                Device::Auto if precision != Some(Precision::F32) => match cuda(0) {
-                    Ok(engine) => return Ok(Self::Cuda(Box::new(engine))),
-                    // Only a GPU has the precision that was asked for.
-                    Err(error) if precision.is_some() => return Err(error),
-                    // Why there is no GPU is told where it is asked for, by `gpus`.
-                    Err(_) => {}
-                },
-                Device::Auto | Device::Cpu => {}
-            }
-        }
-        #[cfg(not(feature = "cuda"))]
-        if let Device::Cuda(_) = device {
-            return Err(crate::device::missing());
-        }
-        Precision::F32.check(precision, Device::Cpu)?;
-        Ok(Self::Cpu(Box::new(Engine::new(network.clone(), Cpu::new(graph(), threads)?))))
-    }
-
-    fn budget(&self, threads: usize) -> Result<Budget> {
-        /// More would only leave the caches.
-        const COMFORTABLE: u64 = 384 << 20;
-        Ok(match self {
-            Self::Cpu(_) => {
-                Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: 2 * threads }
-            }
-            #[cfg(feature = "cuda")]
-            Self::Cuda(engine) => {
-                let memory = engine.backend().free_memory()?;
-                Budget { memory, comfortable: u64::MAX, batch: usize::MAX }
-            }
-        })
-    }
-
-    fn run(
-        &mut self,
-        request: &Request,
-        frame: &Frame<'_>,
-        classes: Option<&[usize]>,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Output> {
-        match self {
-            Self::Cpu(engine) => engine.run(request, frame, classes, progress),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(engine) => engine.run(request, frame, classes, progress),
-        }
-    }
-}
 
 /// Explains pictures with one network and one method.
 pub struct Explainer {
@@ -247,61 +175,6 @@ pub struct Explainer {
     wanted_batch: usize,
     closed_forms: bool,
     threads: usize,
-}
-
-/// The explanation of one picture.
-#[derive(Debug, Clone)]
-pub struct Explanation {
-    /// One entry for each explained class.
-    pub classes: Vec<ClassExplanation>,
-    /// The five most probable classes of the whole picture with their probabilities, most probable first.
-    pub top: Vec<(usize, f32)>,
-    /// The picture at the size at which it was explained; maps have this size.
-    pub working: Working,
-    /// The grid of patches, where UCAG was asked for.
-    pub grid: Option<GridPlan>,
-    /// Where the time went.
-    pub times: Times,
-}
-
-/// The explanation of one class.
-#[derive(Debug, Clone)]
-pub struct ClassExplanation {
-    /// Index of the class.
-    pub class: usize,
-    /// Its name.
-    pub label: String,
-    /// Its probability for the whole picture.
-    pub probability: f32,
-    /// UCAG's map; raw and signed in mode `paper`.
-    pub ucag: Option<Map>,
-    /// The method's own map of the whole picture, raw and signed.
-    pub plain: Option<Map>,
-    /// The map over the frame, where [`Builder::overlay`] asked for it.
-    pub overlay: Option<Picture>,
-    /// Its probability in each patch, row by row.
-    pub patch_probabilities: Vec<f32>,
-    /// Whether the map says anything: UCAG's, or the plain one where there is no other.
-    pub status: Status,
-}
-
-impl ClassExplanation {
-    /// UCAG's map, or the plain one where there is no other.
-    pub fn map(&self) -> &Map {
-        match (&self.ucag, &self.plain) {
-            (Some(map), _) | (None, Some(map)) => map,
-            (None, None) => unreachable!("every explanation has a map"),
-        }
-    }
-}
-
-/// Time from the decoded picture to its maps.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Times {
-    /// The stages of the engine.
-    pub stages: StageTimes,
-    /// All of it.
-    pub total: Duration,
 }
 
 impl Explainer {
@@ -355,47 +228,27 @@ impl Explainer {
 
     /// Where it computes; never [`Device::Auto`].
     pub fn device(&self) -> Device {
-        match &self.runner {
-            Runner::Cpu(_) => Device::Cpu,
-            #[cfg(feature = "cuda")]
-            Runner::Cuda(engine) => Device::Cuda(engine.backend().number()),
-        }
+        self.runner.device()
     }
 
     /// In how many bits activations are stored.
     pub fn precision(&self) -> Precision {
-        match &self.runner {
-            Runner::Cpu(_) => Precision::F32,
-            #[cfg(feature = "cuda")]
-            Runner::Cuda(_) => Precision::F16,
-        }
+        self.runner.precision()
     }
 
     /// Why a GPU runs step by step instead of replaying what it has recorded, where it does.
     pub fn note(&self) -> Option<&str> {
-        match &self.runner {
-            Runner::Cpu(_) => None,
-            #[cfg(feature = "cuda")]
-            Runner::Cuda(engine) => engine.backend().note(),
-        }
+        self.runner.note()
     }
 
     /// Name of the device for people.
     pub fn device_name(&self) -> String {
-        match &self.runner {
-            Runner::Cpu(_) => format!("{} threads", self.threads),
-            #[cfg(feature = "cuda")]
-            Runner::Cuda(engine) => engine.backend().name().unwrap_or_default(),
-        }
+        self.runner.gpu_name().unwrap_or_else(|| format!("{} threads", self.threads))
     }
 
     /// Bytes of the device's memory in use; on the CPU without the weights that lie in the file.
     pub fn allocated(&self) -> u64 {
-        match &self.runner {
-            Runner::Cpu(engine) => engine.backend().allocated(),
-            #[cfg(feature = "cuda")]
-            Runner::Cuda(engine) => engine.backend().allocated(),
-        }
+        self.runner.allocated()
     }
 
     /// What the latest explanation costs at least on this device, which is measured for that; `None` before the first.
@@ -403,11 +256,7 @@ impl Explainer {
     /// # Errors
     /// When the device fails or has not enough memory.
     pub fn floors(&mut self) -> Result<Option<Floors>> {
-        match &mut self.runner {
-            Runner::Cpu(engine) => engine.floors(),
-            #[cfg(feature = "cuda")]
-            Runner::Cuda(engine) => engine.floors(),
-        }
+        self.runner.floors()
     }
 
     /// Explains a picture.

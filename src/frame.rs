@@ -177,14 +177,14 @@ impl Working {
         Self { h: size, w: size, source, corner: (top, left), ..self }
     }
 
-    /// Its pixels, RGB, row by row.
+    /// Its pixels, RGB, row by row; a frame of another size than it is for is stretched.
     pub fn pixels(&self, frame: &Frame<'_>) -> Vec<u8> {
-        self.pixels_of(&rgb(frame))
+        self.pixels_of(&rgb(frame), frame.size())
     }
 
-    /// The same from the frame's pixels, densely packed RGB.
-    pub(crate) fn pixels_of(&self, frame: &[u8]) -> Vec<u8> {
-        let resized = crate::resize::resize(frame, self.frame, self.resized);
+    /// The same from the pixels, densely packed RGB, of a frame of `size` (rows, columns).
+    pub(crate) fn pixels_of(&self, frame: &[u8], size: (usize, usize)) -> Vec<u8> {
+        let resized = crate::resize::resize(frame, size, self.resized);
         if self.resized == (self.h, self.w) {
             return resized;
         }

@@ -304,6 +304,7 @@ fn options_that_make_no_sense() {
         (&["--grid", "0"], &["patches"]),
         (&["--size", "0"], &["size"]),
         (&["--threads", "0"], &["threads"]),
+        (&["--batch", "0"], &["batch", "1 or more", "0"]),
         (&["--memory", "1K"], &["memory", "MiB"]),
         (&["--memory", "much"], &["512M"]),
         (&["--device", "gpu"], &["auto", "cpu"]),

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use common::rig::{Rig, numbers, tables};
 use common::{Random, tolerance};
-use ucag::backend::{Backend, Dtype, Instr, Scope};
+use ucag::backend::cuda::Recording;
+use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step};
 use ucag::grid::{Grid, GridPlan, Mode, Weighting};
+use ucag::methods::Level;
 use ucag::net::Graph;
 use ucag::{Device, Explainer, Explanation, Fit, Frame, Maps, Network, PixelFormat, Target, Working};
 
@@ -234,25 +236,68 @@ fn recordings_follow_memory_that_moves() {
     }
 }
 
+/// What was recorded over one frame is not replayed over another that came without being kept.
+#[test]
+fn recordings_follow_frames_that_were_not_kept() {
+    let Some(mut backend) = common::cuda::backend(&graph()) else { return };
+    let (h, w) = (12, 10);
+    let slot = |offset, len, dtype| Slot { offset, len, lanes: 1, dtype, scope: Scope::Shared };
+    let [x, range] = [slot(0, 6, Dtype::F32), slot(ALIGN, 2, Dtype::F32)];
+    let y = slot(2 * ALIGN, h * w * 3, Dtype::U8);
+    let (source, level) = ([0.0, 0.0, h as f64, w as f64], Level::Layer);
+    let instr = Instr::Overlay { size: (2, 3), photo: (h, w), source, level, x, range, y };
+    backend.reserve(y.offset + y.bytes(1)).expect("memory");
+    let plan = GridPlan::whole(h, w);
+    let steps = vec![Step { node: "overlay".into(), instr }];
+    let program = backend.prepare(steps, tables(&plan, (1, 1), Weighting::One)).expect("memory");
+    // A map that says nothing leaves the photo as it is.
+    [x, range].iter().for_each(|slot| backend.write(slot, &vec![0; slot.bytes(1)]).expect("write"));
+    let working = Working::new((h, w), Fit::None, 1).expect("a working image");
+    let [first, other] = [1, 2].map(|seed| common::picture(h, w, seed));
+    let opaque: Vec<u8> = other.as_chunks::<3>().0.iter().flat_map(|[r, g, b]| [*r, *g, *b, 255]).collect();
+    let small = Frame::rgb(&first, h, w).expect("a frame");
+    let large = Frame::new(&opaque, h, w, w * 4, PixelFormat::Rgba).expect("a frame");
+    let mut recording = Recording::default();
+    for (frame, expected, keep) in
+        [&[(small, &first, true); 3][..], &[(large, &other, false), (large, &other, true)]].concat()
+    {
+        backend.show(&frame, &working, keep).expect("room for the picture");
+        if keep {
+            let pass = Pass { program: &program, steps: 0..1, samples: 0..1 };
+            backend.explain(&[pass], &mut recording, &mut |_| ()).expect("an overlay");
+            let mut found = vec![0; y.bytes(1)];
+            backend.read(&mut [(y, &mut found)]).expect("read");
+            assert!(found == *expected, "another photo");
+        }
+    }
+}
+
 /// Values that 16 bits cannot hold are an error that names the node, also where the results look well.
 #[test]
 fn overflow_names_the_node() {
     if common::cuda::device().is_none() {
         return;
     }
-    let mut tensors = common::tensors("resnet18", common::CLASSES, common::NARROWING);
-    let (_, _, values) = tensors.iter_mut().find(|t| t.0 == "layer2.0.conv1.weight").expect("a layer");
-    values.iter_mut().for_each(|v| *v *= 6e4);
-    let network = common::network(&tensors);
-    let builder = Explainer::with_network(network).maps(Maps::Plain).fit(Fit::None);
-    let pixels = common::picture(40, 40, 1);
-    let frame = Frame::rgb(&pixels, 40, 40).expect("a frame");
-    let mut cpu = builder.clone().device(Device::Cpu).build().expect("an explainer");
-    cpu.explain(&frame, &Target::Top(1)).expect("32 bits hold it");
-    let mut gpu = builder.device(Device::Cuda(0)).build().expect("an explainer");
-    for _ in 0..3 {
-        let message = gpu.explain(&frame, &Target::Top(1)).expect_err("an overflow").to_string();
-        assert!(message.contains("layer2.0.bn1"), "{message}");
+    // Of a chain of matrix products too, whose library turns what is no number into 0.
+    for (model, layer, node) in [
+        ("resnet18", "layer2.0.conv1.weight", "layer2.0.bn1"),
+        ("resnet50", "layer3.1.conv1.weight", "layer3.1.bn1"),
+        ("vgg11", "classifier.0.weight", "classifier.0"),
+    ] {
+        let mut tensors = common::tensors(model, common::CLASSES, common::NARROWING);
+        let (_, _, values) = tensors.iter_mut().find(|t| t.0 == layer).expect("a layer");
+        values.iter_mut().for_each(|v| *v *= 6e4);
+        let network = common::network(&tensors);
+        let builder = Explainer::with_network(network).maps(Maps::Plain).fit(Fit::None);
+        let pixels = common::picture(40, 40, 1);
+        let frame = Frame::rgb(&pixels, 40, 40).expect("a frame");
+        let mut cpu = builder.clone().device(Device::Cpu).build().expect("an explainer");
+        cpu.explain(&frame, &Target::Top(1)).expect("32 bits hold it");
+        let mut gpu = builder.device(Device::Cuda(0)).build().expect("an explainer");
+        for _ in 0..3 {
+            let message = gpu.explain(&frame, &Target::Top(1)).expect_err("an overflow").to_string();
+            assert!(message.contains(node), "{model}: {message}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use common::case::{ADDS, Case, Operand, VARIANTS, layer, part, same, weight, window};
 use common::reference::{self as oracle, Window};
 use common::{Random, tolerance};
-use ucag::backend::{ConvGeom, Instr};
+use ucag::backend::{ConvGeom, Dtype, Instr, Scope, Slot};
 use ucag::net::{Builder, NodeId, Shape, Tensors};
 
 /// A convolution forward and backward: plain, and with everything that can be fused into it.
@@ -193,4 +193,14 @@ fn folded_batch_norm() {
     let normed: Vec<f64> = normed.map(|(c, y)| gamma[c] * (y - mean[c]) / (var[c] + 1e-5).sqrt() + beta[c]).collect();
     let folded = common::oracle::Oracle::new(&graph, (7, 6), &x);
     assert!(common::nmse(folded.logits(), &normed) < tolerance::OP);
+}
+
+/// What all samples share counts once in the work of a step.
+#[test]
+fn work_of_a_fold() {
+    let slot = |len, scope| Slot { offset: 0, len, lanes: 2, dtype: Dtype::F32, scope };
+    let (maps, p) = (slot(12, Scope::All), slot(1, Scope::All));
+    let fold = Instr::Fold { maps, p, map: (3, 4), y: slot(100, Scope::Shared) };
+    let work = fold.work(&common::case::no_layer(), 36, 4);
+    assert_eq!((work.flops, work.bytes), (0.0, 8.0 * (36.0 * 13.0 + 100.0)));
 }

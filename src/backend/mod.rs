@@ -35,6 +35,14 @@ pub struct Slot {
     pub scope: Scope,
 }
 
+impl Slot {
+    /// Bytes that it has for `samples` samples.
+    pub const fn bytes(&self, samples: usize) -> usize {
+        let samples = if matches!(self.scope, Scope::Shared) { 1 } else { samples };
+        self.len * self.lanes * self.dtype.bytes() * samples
+    }
+}
+
 /// Alignment of slots in bytes: what matrix products on GPUs take for granted.
 pub const ALIGN: usize = 256;
 

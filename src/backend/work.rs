@@ -31,8 +31,8 @@ impl Ceilings {
 impl Instr<Slot> {
     /// Work for `samples` samples, weights being read once. `weight_bytes`: bytes of one weight.
     pub fn work(&self, graph: &Graph, samples: usize, weight_bytes: usize) -> Work {
-        let mut sample_bytes = 0;
-        self.clone().map(|slot, _| sample_bytes += slot.len * slot.lanes * slot.dtype.bytes());
+        let mut operands = 0;
+        self.clone().map(|slot, _| operands += slot.bytes(samples));
         let (param, products) = match self {
             Instr::Conv { g, w, .. } => (Some(w.param), g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c),
             Instr::ConvBack { g, w, dx, .. } => {
@@ -43,6 +43,6 @@ impl Instr<Slot> {
             _ => (None, 0),
         };
         let weights = param.map_or(0, |p| graph.param(p).len() * weight_bytes);
-        Work { flops: 2.0 * (products * samples) as f64, bytes: (sample_bytes * samples + weights) as f64 }
+        Work { flops: 2.0 * (products * samples) as f64, bytes: (operands + weights) as f64 }
     }
 }

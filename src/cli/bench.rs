@@ -13,6 +13,9 @@ use super::output::Printer;
 use super::report::ms;
 use super::setup;
 
+/// What is said where the device is the stand-in of `tests/emulator`.
+const EMULATED: &str = "this device is emulated: its times say nothing about a GPU";
+
 /// Side of the picture that is made where no photo is given.
 const SIDE: usize = 224;
 
@@ -113,6 +116,7 @@ fn report(
     timed: &[(f64, Explanation)],
 ) -> Result<Report> {
     let floors = explainer.floors()?;
+    let emulated = explainer.device_name().contains("emulat");
     let (flops, bytes) = floors.as_ref().map_or((0.0, 0.0), |f| (f.ceilings.flops, f.ceilings.bytes));
     let stage = |name, time: &dyn Fn(&Explanation) -> Duration, floor: Option<Floor>| {
         let times = timed.iter().map(|(_, explanation)| ms(time(explanation)));
@@ -157,7 +161,7 @@ fn report(
         latency_ms: Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0), mean },
         stages,
         memory_bytes: explainer.allocated(),
-        note: explainer.note().map(str::to_string),
+        note: explainer.note().or(emulated.then_some(EMULATED)).map(str::to_string),
     })
 }
 

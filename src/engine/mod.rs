@@ -149,15 +149,17 @@ impl<B: Backend> Engine<B> {
         let mut wanted = vec![(plan.probabilities, 1), (plan.classes, 1)];
         wanted.extend(maps(&plan.whole).then_some((plan.whole.map, 1)));
         wanted.extend(patches.iter().flat_map(|s| [(s.map, 1), (s.p, s.grid.patches())]));
+        let lanes = plan.classes.len;
+        // Lane by lane: these are too large to be cut up afterwards.
+        let lane = |slot: Slot, k: usize| Slot { offset: slot.offset + k * slot.bytes(1) / lanes, lanes: 1, ..slot };
         let overlay = plan.stages().find_map(|stage| stage.overlay);
-        wanted.extend(overlay.map(|slot| (slot, 1)));
-        let size = |(slot, samples): &(Slot, usize)| slot.len * slot.lanes * slot.dtype.bytes() * samples;
-        let mut bytes: Vec<Vec<u8>> = wanted.iter().map(|w| vec![0; size(w)]).collect();
+        wanted.extend(overlay.into_iter().flat_map(|slot| (0..lanes).map(move |k| (lane(slot, k), 1))));
+        let mut bytes: Vec<Vec<u8>> = wanted.iter().map(|(slot, samples)| vec![0; slot.bytes(*samples)]).collect();
         let mut reads: Vec<(Slot, &mut [u8])> =
             wanted.iter().zip(&mut bytes).map(|((slot, _), bytes)| (*slot, bytes.as_mut_slice())).collect();
         self.backend.read(&mut reads)?;
         let plan = &self.plans[0];
-        let (lanes, grid) = (plan.classes.len, plan.patches.as_ref().map(|stage| stage.grid.clone()));
+        let grid = plan.patches.as_ref().map(|stage| stage.grid.clone());
         let mut found = bytes.into_iter();
         let mut next = || found.next().unwrap_or_default();
         let classes = |bytes: &[u8]| words(bytes).map(|word| u32::from_le_bytes(word) as usize).collect();
@@ -173,10 +175,7 @@ impl<B: Backend> Engine<B> {
             output.patch_probabilities =
                 (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect();
         }
-        if overlay.is_some() {
-            let pictures = next();
-            output.overlays = pictures.chunks_exact(pictures.len() / lanes).map(<[u8]>::to_vec).collect();
-        }
+        output.overlays = found.collect();
         output.grid = grid;
         Ok(output)
     }
@@ -270,7 +269,7 @@ fn finite<B: Backend>(backend: &mut B, step: &Step<Slot>, first: usize) -> Resul
         }
     });
     for mut slot in results {
-        let size = slot.len * slot.lanes * slot.dtype.bytes();
+        let size = slot.bytes(1);
         if slot.scope == Scope::All {
             slot.offset += first * size;
         }

@@ -156,8 +156,7 @@ impl<B: Backend> Plan<B> {
         let patch_steps = patches.as_ref().map(|draft| {
             let (one, end) = draft.writer.lay_out(base, 1);
             let sample = (end - base).max(1);
-            let comfortable = request.memory.min(request.comfortable);
-            let room = comfortable.saturating_sub(base as u64) / sample as u64;
+            let room = request.memory.saturating_sub(base as u64).min(request.comfortable) / sample as u64;
             chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
             let (steps, end) = if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) };
             bytes = bytes.max(end);

@@ -201,7 +201,8 @@ impl Cpu {
             Instr::Overlay { size, photo, source, level, x, y, .. } => {
                 // SAFETY: operands and other results of this instruction lie elsewhere.
                 let pictures = unsafe { operands.bytes_mut(y) };
-                maps::overlay(batch.photo, *photo, *source, *size, *level, view!(x), pictures);
+                let x = view!(x);
+                w.pool.install(|| maps::overlay(batch.photo, *photo, *source, *size, *level, x, pictures));
             }
         }
     }
@@ -272,7 +273,7 @@ impl Backend for Cpu {
 
     fn show(&mut self, frame: &Frame<'_>, working: &Working, keep: bool) -> Result<()> {
         let photo = rgb(frame);
-        self.image = working.pixels_of(&photo);
+        self.image = working.pixels_of(&photo, frame.size());
         self.photo = if keep { photo } else { vec![] };
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the GPU does at best: a large matrix product and a large copy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::result;
 
@@ -15,13 +16,26 @@ use crate::error::Result;
 const RUNS: usize = 8;
 
 pub(super) fn measure(handle: &Arc<Handle>, gemm: &mut Gemm) -> Result<Ceilings> {
-    Ok(Ceilings { flops: product_rate(handle, gemm)?, bytes: copy_rate(handle)? })
+    // The largest is far more than any cache holds.
+    let flops = rate(128, 8192, |side| product(handle, gemm, side))?;
+    Ok(Ceilings { flops, bytes: rate(1 << 20, 512 << 20, |len| copy(handle, len))? })
 }
 
-/// Operations a second of a product of fp16 with sums in fp32.
-fn product_rate(handle: &Arc<Handle>, gemm: &mut Gemm) -> Result<f64> {
-    // Emulated devices would take minutes for what a GPU does in a millisecond.
-    let side = if handle.is_emulated() { 128 } else { 8192 };
+/// The rate of what is measured at a size, which is doubled until the time lets nothing but the work count.
+fn rate(from: usize, to: usize, mut measure: impl FnMut(usize) -> Result<(f64, Duration)>) -> Result<f64> {
+    const LONG: Duration = Duration::from_millis(1);
+    let mut size = from;
+    loop {
+        let (work, time) = measure(size)?;
+        if time >= LONG || size >= to {
+            return Ok(work / time.as_secs_f64().max(1e-9));
+        }
+        size *= 2;
+    }
+}
+
+/// Operations of a product of fp16 with sums in fp32, and their time.
+fn product(handle: &Arc<Handle>, gemm: &mut Gemm, side: usize) -> Result<(f64, Duration)> {
     let kind = Kind {
         typical_rows: side,
         outputs: side,
@@ -32,37 +46,37 @@ fn product_rate(handle: &Arc<Handle>, gemm: &mut Gemm) -> Result<f64> {
         add: false,
         relu: false,
     };
-    let mut matrices = Buffer::new(handle, 3 * side * side * 2, "matrices to measure with")?;
-    matrices.clear(3 * side * side * 2)?;
-    let [x, w, y] = [0, 1, 2].map(|i| matrices.address(i * side * side * 2));
+    let bytes = side * side * size_of::<half::f16>();
+    let mut matrices = Buffer::new(handle, 3 * bytes, "matrices to measure with")?;
+    matrices.clear(3 * bytes)?;
+    let [x, w, y] = [0, 1, 2].map(|i| matrices.address(i * bytes));
     // SAFETY: three matrices of that size in one buffer, of which only the last is written.
     let run = || unsafe { gemm.run(&kind, side, &Operands { x, w, bias: 0, add: 0, y }) };
-    fastest(handle, run, 2.0 * (side as f64).powi(3))
+    Ok((2.0 * (side as f64).powi(3), fastest(handle, run)?))
 }
 
-/// Bytes a second, read and written.
-fn copy_rate(handle: &Arc<Handle>) -> Result<f64> {
-    // Far more than any cache holds.
-    let len = if handle.is_emulated() { 1 << 20 } else { 512 << 20 };
-    let (source, copy) = (Buffer::new(handle, len, "a copy")?, Buffer::new(handle, len, "a copy")?);
+/// Bytes that a copy reads and writes, and its time.
+fn copy(handle: &Arc<Handle>, len: usize) -> Result<(f64, Duration)> {
+    let [source, copy] = [(); 2].map(|()| Buffer::new(handle, len, "a copy to measure with"));
+    let (source, copy) = (source?, copy?);
     let run = || {
         // SAFETY: two buffers of that size.
         let copied = unsafe { result::memcpy_dtod_async(copy.address(0), source.address(0), len, handle.raw()) };
         copied.map_err(|e| handle.failed("copying on the device", e))
     };
-    fastest(handle, run, 2.0 * len as f64)
+    Ok((2.0 * len as f64, fastest(handle, run)?))
 }
 
-/// The rate of the fastest of some runs that each do `work`.
-fn fastest(handle: &Arc<Handle>, mut run: impl FnMut() -> Result<()>, work: f64) -> Result<f64> {
+/// Time of the fastest of some runs.
+fn fastest(handle: &Arc<Handle>, mut run: impl FnMut() -> Result<()>) -> Result<Duration> {
     let (start, end) = (Event::new(handle)?, Event::new(handle)?);
-    let mut best = 0.0_f64;
+    let mut best = Duration::MAX;
     for _ in 0..RUNS {
         start.mark(false)?;
         run()?;
         end.mark(false)?;
         handle.wait()?;
-        best = best.max(work / start.until(&end)?.as_secs_f64().max(1e-9));
+        best = best.min(start.until(&end)?);
     }
     Ok(best)
 }

@@ -32,8 +32,8 @@ pub(super) fn words(error: DriverError) -> String {
     }
 }
 
-/// Number of GPUs, with the driver ready for use.
-fn count() -> Result<usize> {
+/// Number of GPUs, 1 or more, with the driver ready for use.
+pub(crate) fn count() -> Result<usize> {
     // SAFETY: only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(unusable("cuda", "no NVIDIA driver is installed (libcuda.so.1 was not found)"));
@@ -131,11 +131,6 @@ impl Handle {
         let multiprocessors = ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as usize;
         let shared = ask(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(0) as u32;
         Ok(Limits { multiprocessors, shared })
-    }
-
-    /// Whether this is the stand-in of `tests/emulator` rather than a GPU.
-    pub fn is_emulated(&self) -> bool {
-        self.context.name().is_ok_and(|name| name.contains("emulat"))
     }
 
     /// Bytes that are free.

@@ -31,8 +31,7 @@ pub(super) struct Place {
 
 impl Place {
     pub fn value(&self, slot: &Slot) -> Value {
-        let sample = slot.len * slot.lanes * slot.dtype.bytes();
-        let first = if slot.scope == Scope::All { self.samples.start * sample } else { 0 };
+        let first = if slot.scope == Scope::All { slot.bytes(self.samples.start) } else { 0 };
         Value {
             data: (self.arena + (slot.offset + first) as u64) as *mut u8,
             len: slot.len as u64,
@@ -56,18 +55,21 @@ pub(super) fn is_plain(g: &ConvGeom) -> bool {
 }
 
 /// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors.
-pub(super) fn kind(product: &Product<'_>, transposed: bool) -> Option<Kind> {
+///
+/// The library's rectifier turns what is no number into 0 and tells nobody of overflows. Convolutions lie between own
+/// kernels, which see infinities; chains of linear layers (`linear`) do not, so they are rectified by an own kernel.
+pub(super) fn kind(product: &Product<'_>, linear: bool) -> Option<Kind> {
     let (inputs, outputs) = (product.source.c, product.result.c);
     let whole = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
     whole.then(|| Kind {
         typical_rows: product.result.h * product.result.w * TYPICAL_SAMPLES,
         outputs,
         inputs,
-        transposed,
+        transposed: linear,
         half: product.y.dtype == Dtype::F16,
         bias: product.bias.is_some(),
         add: product.add.is_some(),
-        relu: product.relu,
+        relu: product.relu && !linear,
     })
 }
 

@@ -1,7 +1,8 @@
 //! Plain matrix products by cuBLASLt, with bias, residual and rectifier in the epilogue.
 //!
 //! The algorithm is chosen once for each kind of product, for a fixed number of rows and without splitting sums, and
-//! serves every number of rows: so the bits of a row depend neither on the batch nor on the memory that is free.
+//! serves every number of rows: so the bits of a row depend neither on the batch nor on the memory that is free. Only
+//! where the library refuses it for some number of rows, one is chosen for that number.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -55,7 +56,8 @@ pub(super) struct Operands {
 pub(super) struct Gemm {
     library: sys::cublasLtHandle_t,
     workspace: Buffer,
-    chosen: HashMap<Kind, sys::cublasLtMatmulAlgo_t>,
+    /// By kind and number of rows.
+    chosen: HashMap<(Kind, usize), sys::cublasLtMatmulAlgo_t>,
     handle: Arc<Handle>,
 }
 
@@ -90,15 +92,20 @@ impl Gemm {
 
     /// Chooses the algorithm of a kind of product, unless that is done.
     pub fn prepare(&mut self, kind: &Kind) -> Result<()> {
-        if !self.chosen.contains_key(kind) {
+        self.choose(kind, kind.typical_rows)
+    }
+
+    /// Must not happen while a graph is recorded: the library's heuristic may fail then.
+    fn choose(&mut self, kind: &Kind, rows: usize) -> Result<()> {
+        if !self.chosen.contains_key(&(*kind, rows)) {
             if self.workspace.len() < WORKSPACE {
                 self.workspace = Buffer::new(&self.handle, WORKSPACE, "scratch memory for matrix products")?;
             }
             // Any address does, as long as it is aligned as the bias will be.
             let bias = self.workspace.address(0);
-            let problem = Problem::new(kind, kind.typical_rows, bias).and_then(|p| p.choose(self.library));
+            let problem = Problem::new(kind, rows, bias).and_then(|p| p.choose(self.library));
             let algorithm = problem.map_err(|e| failed(&self.handle, &format!("choosing how to compute {kind}"), e))?;
-            self.chosen.insert(*kind, algorithm);
+            self.chosen.insert((*kind, rows), algorithm);
         }
         Ok(())
     }
@@ -109,39 +116,58 @@ impl Gemm {
     /// The addresses must be of device memory as large as kind and rows say, `ALIGNMENT` apart, and nothing else may
     /// use the result until it is done. `add` may be the result's own address.
     pub unsafe fn run(&mut self, kind: &Kind, rows: usize, operands: &Operands) -> Result<()> {
+        use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
+
         if rows == 0 {
             return Ok(());
         }
         self.prepare(kind)?;
-        let algorithm = self.chosen[kind];
+        let failed = |handle: &Handle, e| failed(handle, &format!("computing {rows} rows of {kind}"), e);
+        let problem = Problem::new(kind, rows, operands.bias).map_err(|e| failed(&self.handle, e))?;
+        // SAFETY: as the caller promises.
+        let mut done = unsafe { self.enqueue(&problem, kind, rows, operands) };
+        if let Err(CublasError(CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE)) = done {
+            self.choose(kind, rows)?;
+            // SAFETY: as above; what was refused has not been enqueued.
+            done = unsafe { self.enqueue(&problem, kind, rows, operands) };
+        }
+        done.map_err(|e| failed(&self.handle, e))
+    }
+
+    /// # Safety
+    /// As of `run`.
+    unsafe fn enqueue(
+        &self,
+        problem: &Problem,
+        kind: &Kind,
+        rows: usize,
+        operands: &Operands,
+    ) -> std::result::Result<(), CublasError> {
+        let algorithm = self.chosen.get(&(*kind, rows)).unwrap_or(&self.chosen[&(*kind, kind.typical_rows)]);
         let (one, beta) = (1.0_f32, if kind.add { 1.0_f32 } else { 0.0 });
         let pointer = |address: u64| address as *const c_void;
         let add = if kind.add { operands.add } else { operands.y };
-        let enqueue = |problem: Problem| {
-            // SAFETY: descriptors of this call, and addresses that the caller vouches for.
-            unsafe {
-                result::matmul(
-                    self.library,
-                    problem.operation,
-                    (&raw const one).cast(),
-                    (&raw const beta).cast(),
-                    pointer(operands.w),
-                    problem.weight,
-                    pointer(operands.x),
-                    problem.source,
-                    pointer(add),
-                    problem.result,
-                    operands.y as *mut c_void,
-                    problem.result,
-                    &algorithm,
-                    self.workspace.address(0) as *mut c_void,
-                    WORKSPACE,
-                    self.handle.raw().cast(),
-                )
-            }
-        };
-        let done = Problem::new(kind, rows, operands.bias).and_then(enqueue);
-        done.map_err(|e| failed(&self.handle, &format!("computing {rows} rows of {kind}"), e))
+        // SAFETY: descriptors of this call, and addresses that the caller vouches for.
+        unsafe {
+            result::matmul(
+                self.library,
+                problem.operation,
+                (&raw const one).cast(),
+                (&raw const beta).cast(),
+                pointer(operands.w),
+                problem.weight,
+                pointer(operands.x),
+                problem.source,
+                pointer(add),
+                problem.result,
+                operands.y as *mut c_void,
+                problem.result,
+                algorithm,
+                self.workspace.address(0) as *mut c_void,
+                WORKSPACE,
+                self.handle.raw().cast(),
+            )
+        }
     }
 }
 

@@ -6,11 +6,10 @@ use super::args::*;
 use super::fill::{Place, Product, average, channel, head, is_plain, kind, map, point, pool};
 use super::gemm::{Kind, Operands};
 use super::kernels::{self as k, Kernel};
-use super::memory::Buffer;
-use super::tables::{DeviceTables, blends};
+use super::tables::DeviceTables;
 use super::{Cuda, Program, conv, picture};
 use crate::backend::taps::{self, Direction, Phase};
-use crate::backend::{Dtype, Instr, Slot, Step, Tables};
+use crate::backend::{Dtype, Instr, Slot};
 use crate::error::Result;
 use crate::grid::Weighting;
 use crate::methods::Level;
@@ -20,56 +19,6 @@ use crate::net::Shape;
 const MOST: usize = 65_535;
 
 impl Cuda {
-    /// Makes weights, tables and algorithms of a program ready, so that running it allocates nothing.
-    pub(super) fn ready(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
-        let (mut overlays, mut palettes) = (vec![], None);
-        for (i, step) in steps.iter().enumerate() {
-            match &step.instr {
-                Instr::Conv { g, w, bias, x, add, relu, y } => {
-                    let (add, relu) = (add.as_ref(), *relu);
-                    let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
-                    if let Some(kind) = is_plain(g).then(|| kind(&product, false)).flatten() {
-                        self.gemm.prepare(&kind)?;
-                    }
-                    self.weights.conv(g, *w, Direction::Forward)?;
-                    self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
-                    self.weights.bias(w.param, *bias, false)?;
-                }
-                Instr::ConvBack { g, w, .. } => {
-                    self.weights.conv(g, *w, Direction::Backward)?;
-                }
-                Instr::Linear { w, bias, x, add, relu, y } => {
-                    let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
-                    let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
-                    match kind(&product, true) {
-                        Some(kind) => {
-                            self.gemm.prepare(&kind)?;
-                            self.weights.linear(*w)?;
-                        }
-                        None => {
-                            self.weights.turned(*w)?;
-                        }
-                    }
-                    self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
-                    self.weights.bias(w.param, *bias, false)?;
-                }
-                Instr::LinearBack { w, .. } | Instr::ClassRow { w, .. } => {
-                    self.weights.linear(*w)?;
-                }
-                Instr::Overlay { size, photo, source, .. } => {
-                    let (rows, cols) = crate::render::axes(*photo, *source, *size);
-                    let of = |axis: &[_]| Buffer::of(&self.handle, &blends(axis), "tables of the overlay");
-                    overlays.push((i, [of(&rows)?, of(&cols)?]));
-                    let of = |colours: &[[u8; 3]]| Buffer::of(&self.handle, colours.as_flattened(), "a palette");
-                    let [layer, input] = crate::palette::tables();
-                    palettes = Some([of(layer)?, of(input)?]);
-                }
-                _ => {}
-            }
-        }
-        Ok(Program { tables: DeviceTables::new(&self.handle, tables)?, steps, overlays, palettes })
-    }
-
     /// Enqueues one step for some samples.
     pub(super) fn step(&mut self, program: &Program, step: usize, samples: Range<usize>) -> Result<()> {
         let none = Value::NONE;
@@ -108,7 +57,11 @@ impl Cuda {
                 match kind(&product, true) {
                     Some(kind) => {
                         let weight = self.weights.linear(*w)?;
-                        self.multiply(&kind, &product, weight, &at)
+                        self.multiply(&kind, &product, weight, &at)?;
+                        match relu {
+                            true => self.each(&k::RELU, &elementwise(v(y), none, none, &None, y, false, 0.0)),
+                            false => Ok(()),
+                        }
                     }
                     None => {
                         let weight = self.weights.turned(*w)?;

@@ -4,8 +4,8 @@
 //! What is stored how: activations, weights, and the patches are fp16. Logits, probabilities, everything on the way
 //! down the network (so no seed needs scaling), relevance quotients with their stabilisers, class activation maps and
 //! folded maps are fp32. Products of fp16 are summed in fp32; products on the way down read their fp32 operand as TF32,
-//! which has the range of fp32, and the weights, which TF32 holds exactly. A value that fp16 cannot hold is seen where
-//! it is stored, and the engine then looks for the node.
+//! which has the range of fp32, and the weights, which TF32 holds exactly. A value that fp16 cannot hold is seen
+//! where an own kernel stores or next reads it, and the engine then looks for the node.
 //!
 //! Bits do not depend on chunk or run: each sum runs in one order that the layer's shape fixes, no kernel adds
 //! atomically, and cuBLASLt's algorithm is chosen per layer, without splitting sums.
@@ -20,6 +20,7 @@ mod kernels;
 mod lower;
 mod memory;
 mod picture;
+mod program;
 mod recording;
 mod tables;
 mod weights;
@@ -29,18 +30,18 @@ use std::time::Duration;
 
 use super::{Backend, Ceilings, Dtype, Outcome, Pass, Slot, Step, Storage, Tables};
 use crate::error::Result;
-use crate::frame::{Frame, Working};
+use crate::frame::{Frame, PixelFormat, Working};
 use crate::net::Graph;
 use conv::Limits;
 use device::Handle;
-pub(crate) use device::gpus;
+pub(crate) use device::{count, gpus};
 use gemm::Gemm;
 use kernels::Kernels;
 use memory::{Buffer, Pinned};
 use picture::Picture;
+pub use program::Program;
 pub use recording::Recording;
 use recording::{Event, Stage};
-use tables::DeviceTables;
 use weights::Weights;
 
 /// The CUDA backend for one network on one GPU.
@@ -56,21 +57,13 @@ pub struct Cuda {
     bad_here: Pinned,
     staging: Pinned,
     limits: Limits,
-    /// Changes when memory moves that recordings refer to.
+    /// What recordings refer to of what was shown last: the working image, and the frame where an overlay needs it, with
+    /// its format and bytes of a row.
+    shown: (u64, Option<(u64, PixelFormat, usize)>),
+    /// Changes when that does, or the arena moves.
     generation: u64,
     note: Option<String>,
-    /// Last, so that everything on the device goes before its context does.
     handle: Arc<Handle>,
-}
-
-/// Steps and what they look up on the device.
-pub struct Program {
-    steps: Vec<Step<Slot>>,
-    tables: DeviceTables,
-    /// Blends of rows and columns of each overlay step, by its index.
-    overlays: Vec<(usize, [Buffer; 2])>,
-    /// Colours of the layer's palette and of the input's.
-    palettes: Option<[Buffer; 2]>,
 }
 
 impl Cuda {
@@ -91,6 +84,7 @@ impl Cuda {
             bad_here: Pinned::new(&handle, size_of::<u32>())?,
             staging: Pinned::new(&handle, 0)?,
             limits,
+            shown: (0, None),
             generation: 1,
             note: None,
             graph,
@@ -145,6 +139,7 @@ impl Cuda {
 
     /// Runs all passes, replaying them where they are recorded.
     fn replay(&mut self, passes: &[Pass<'_, Program>], recording: &mut Recording) -> Result<()> {
+        self.handle.bind()?;
         if recording.generation != self.generation {
             *recording = Recording { generation: self.generation, ..Recording::default() };
         }
@@ -199,14 +194,17 @@ impl Backend for Cuda {
     fn forget(&mut self) {}
 
     fn show(&mut self, frame: &Frame<'_>, working: &Working, keep: bool) -> Result<()> {
-        let shown = self.picture.show(&self.kernels, frame, working);
-        // Something may have moved before what failed.
-        let moved = shown.as_ref().map_or(true, |(image, photo)| *image || (*photo && keep));
-        self.generation += u64::from(moved);
-        shown.map(drop)
+        let result = self.picture.show(&self.kernels, frame, working);
+        // After a failure too: something may have moved before it.
+        let Picture { image, photo, format, pitch, .. } = &self.picture;
+        let shown = (image.address(0), keep.then(|| (photo.address(0), *format, *pitch)));
+        self.generation += u64::from(shown != self.shown);
+        self.shown = shown;
+        result
     }
 
     fn run(&mut self, pass: &Pass<'_, Program>) -> Result<()> {
+        self.handle.bind()?;
         self.enqueue(pass)?;
         self.handle.wait()
     }
@@ -251,8 +249,7 @@ impl Backend for Cuda {
     }
 
     fn allocated(&self) -> u64 {
-        let picture = self.picture.photo.len() + self.picture.image.len();
-        (self.arena.len() + picture) as u64 + self.weights.bytes() + self.gemm.bytes()
+        (self.arena.len() + self.picture.len()) as u64 + self.weights.bytes() + self.gemm.bytes()
     }
 
     fn ceilings(&mut self) -> Result<Ceilings> {

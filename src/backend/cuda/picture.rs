@@ -55,21 +55,24 @@ impl Picture {
         })
     }
 
-    /// Makes the working image of a frame. Returns whether the working image has moved to other memory, and whether the
-    /// frame has, or looks different there.
-    pub fn show(&mut self, kernels: &Kernels, frame: &Frame<'_>, working: &Working) -> Result<(bool, bool)> {
+    /// Bytes of device memory that this holds.
+    pub fn len(&self) -> usize {
+        self.photo.len() + self.between.len() + self.image.len()
+    }
+
+    /// Makes the working image of a frame, which is of the size that `working` is for.
+    pub fn show(&mut self, kernels: &Kernels, frame: &Frame<'_>, working: &Working) -> Result<()> {
         // The staging memory may still be on its way.
         self.handle.wait()?;
         let (h, w) = frame.size();
         let pitch = frame.bytes(0).len();
-        let before = (self.format, self.pitch);
+        debug_assert_eq!((h, w), working.frame);
         (self.format, self.pitch) = (frame.format(), pitch);
-        let mut photo_moved = (self.format, self.pitch) != before;
         if self.staging.bytes().len() < pitch * h {
             self.staging = Pinned::new(&self.handle, pitch * h)?;
         }
-        photo_moved |= grow(&self.handle, &mut self.photo, pitch * h)?;
-        let image_moved = grow(&self.handle, &mut self.image, working.h * working.w * 3)?;
+        grow(&self.handle, &mut self.photo, pitch * h)?;
+        grow(&self.handle, &mut self.image, working.h * working.w * 3)?;
         let staged = &mut self.staging.bytes_mut()[..pitch * h];
         staged.chunks_exact_mut(pitch).enumerate().for_each(|(y, row)| row.copy_from_slice(frame.bytes(y)));
         self.photo.write(0, &self.staging.bytes()[..pitch * h])?;
@@ -82,7 +85,7 @@ impl Picture {
         let down_first = rw > w && rh < h;
         let between = if down_first { (kept_h, w) } else { (h, kept_w) };
         grow(&self.handle, &mut self.between, between.0 * between.1 * 3)?;
-        let Some(Resize { across, down, .. }) = &self.resize else { return Ok((image_moved, photo_moved)) };
+        let Some(Resize { across, down, .. }) = &self.resize else { return Ok(()) };
         let args = |x: &Buffer, y: &Buffer, table: &[Buffer; 2], (h, w): (usize, usize), pitch: usize, format: u32| {
             ResizeArgs {
                 x: x.pointer(0),
@@ -104,19 +107,17 @@ impl Picture {
         // SAFETY: the buffers were made large enough above, and the tables' reach lies within the frame.
         unsafe {
             kernels.launch(one, grid(&first), &first)?;
-            kernels.launch(two, grid(&second), &second)?;
+            kernels.launch(two, grid(&second), &second)
         }
-        Ok((image_moved, photo_moved))
     }
 }
 
-/// Makes a buffer at least `len` bytes large; tells whether it has moved.
-fn grow(handle: &Arc<Handle>, buffer: &mut Buffer, len: usize) -> Result<bool> {
-    let small = buffer.len() < len;
-    if small {
+/// Makes a buffer at least `len` bytes large.
+fn grow(handle: &Arc<Handle>, buffer: &mut Buffer, len: usize) -> Result<()> {
+    if buffer.len() < len {
         *buffer = Buffer::new(handle, len, "the frame")?;
     }
-    Ok(small)
+    Ok(())
 }
 
 impl Resize {

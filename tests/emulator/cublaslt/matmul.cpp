@@ -61,7 +61,8 @@ void multiply(const Problem& p, int batch) {
                 // As in the library, C is not read when it does not count.
                 if (p.beta != 0.0f) v += p.beta * read(p.pc, p.c.type, offset(p.c, batch, i, first + j));
                 if (is_biased(p.desc)) v += read(p.desc.bias, bias_type, bias + i);
-                if (relu && v < 0.0f) v = 0.0f;
+                // As the library does: what is no number becomes 0.
+                if (relu && !(v > 0.0f)) v = 0.0f;
                 const size_t at = offset(p.d, batch, i, first + j);
                 if (p.d.type == R_16F) static_cast<_Float16*>(p.pd)[at] = static_cast<_Float16>(v);
                 else static_cast<float*>(p.pd)[at] = v;

@@ -1,0 +1,72 @@
+//! Steps with everything on the device that they need.
+
+use super::Cuda;
+use super::fill::{Product, is_plain, kind};
+use super::memory::Buffer;
+use super::tables::{DeviceTables, blends};
+use crate::backend::taps::Direction;
+use crate::backend::{Dtype, Instr, Slot, Step, Tables};
+use crate::error::Result;
+use crate::net::Shape;
+
+/// Steps and what they look up on the device.
+pub struct Program {
+    pub(super) steps: Vec<Step<Slot>>,
+    pub(super) tables: DeviceTables,
+    /// Blends of rows and columns of each overlay step, by its index.
+    pub(super) overlays: Vec<(usize, [Buffer; 2])>,
+    /// Colours of the layer's palette and of the input's.
+    pub(super) palettes: Option<[Buffer; 2]>,
+}
+
+impl Cuda {
+    /// Makes weights, tables and algorithms of a program ready, so that running it allocates nothing.
+    pub(super) fn ready(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
+        let (mut overlays, mut palettes) = (vec![], None);
+        for (i, step) in steps.iter().enumerate() {
+            match &step.instr {
+                Instr::Conv { g, w, bias, x, add, relu, y } => {
+                    let (add, relu) = (add.as_ref(), *relu);
+                    let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
+                    if let Some(kind) = is_plain(g).then(|| kind(&product, false)).flatten() {
+                        self.gemm.prepare(&kind)?;
+                    }
+                    self.weights.conv(g, *w, Direction::Forward)?;
+                    self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
+                    self.weights.bias(w.param, *bias, false)?;
+                }
+                Instr::ConvBack { g, w, .. } => {
+                    self.weights.conv(g, *w, Direction::Backward)?;
+                }
+                Instr::Linear { w, bias, x, add, relu, y } => {
+                    let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
+                    let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
+                    match kind(&product, true) {
+                        Some(kind) => {
+                            self.gemm.prepare(&kind)?;
+                            self.weights.linear(*w)?;
+                        }
+                        None => {
+                            self.weights.turned(*w)?;
+                        }
+                    }
+                    self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
+                    self.weights.bias(w.param, *bias, false)?;
+                }
+                Instr::LinearBack { w, .. } | Instr::ClassRow { w, .. } => {
+                    self.weights.linear(*w)?;
+                }
+                Instr::Overlay { size, photo, source, .. } => {
+                    let (rows, cols) = crate::render::axes(*photo, *source, *size);
+                    let of = |axis: &[_]| Buffer::of(&self.handle, &blends(axis), "tables of the overlay");
+                    overlays.push((i, [of(&rows)?, of(&cols)?]));
+                    let of = |colours: &[[u8; 3]]| Buffer::of(&self.handle, colours.as_flattened(), "a palette");
+                    let [layer, input] = crate::palette::tables();
+                    palettes = Some([of(layer)?, of(input)?]);
+                }
+                _ => {}
+            }
+        }
+        Ok(Program { tables: DeviceTables::new(&self.handle, tables)?, steps, overlays, palettes })
+    }
+}

@@ -1,0 +1,64 @@
+//! What an [`Explainer`](crate::Explainer) says of a picture.
+
+use std::time::Duration;
+
+use crate::engine::StageTimes;
+use crate::frame::Working;
+use crate::grid::GridPlan;
+use crate::map::{Map, Status};
+use crate::render::Picture;
+
+/// The explanation of one picture.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// One entry for each explained class.
+    pub classes: Vec<ClassExplanation>,
+    /// The five most probable classes of the whole picture with their probabilities, most probable first.
+    pub top: Vec<(usize, f32)>,
+    /// The picture at the size at which it was explained; maps have this size.
+    pub working: Working,
+    /// The grid of patches, where UCAG was asked for.
+    pub grid: Option<GridPlan>,
+    /// Where the time went.
+    pub times: Times,
+}
+
+/// The explanation of one class.
+#[derive(Debug, Clone)]
+pub struct ClassExplanation {
+    /// Index of the class.
+    pub class: usize,
+    /// Its name.
+    pub label: String,
+    /// Its probability for the whole picture.
+    pub probability: f32,
+    /// UCAG's map; raw and signed in mode `paper`.
+    pub ucag: Option<Map>,
+    /// The method's own map of the whole picture, raw and signed.
+    pub plain: Option<Map>,
+    /// The map over the frame, where [`Builder::overlay`](crate::Builder::overlay) asked for it.
+    pub overlay: Option<Picture>,
+    /// Its probability in each patch, row by row.
+    pub patch_probabilities: Vec<f32>,
+    /// Whether the map says anything: UCAG's, or the plain one where there is no other.
+    pub status: Status,
+}
+
+impl ClassExplanation {
+    /// UCAG's map, or the plain one where there is no other.
+    pub fn map(&self) -> &Map {
+        match (&self.ucag, &self.plain) {
+            (Some(map), _) | (None, Some(map)) => map,
+            (None, None) => unreachable!("every explanation has a map"),
+        }
+    }
+}
+
+/// Time from the decoded picture to its maps.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Times {
+    /// The stages of the engine.
+    pub stages: StageTimes,
+    /// All of it.
+    pub total: Duration,
+}
