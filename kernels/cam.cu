@@ -2,15 +2,16 @@
 //
 //     pixel_mean   y[b, channel] = Σ over pixels of x[b, pixel, channel] / pixels
 //     channel_sum  y[b, pixel] = Σ over channels of x[b, pixel, channel] · weights[b, channel], or without weights Σ x
+//     channel_max  y[b, pixel] = max over channels of |x[b, pixel, channel]|
 //
 // Shapes: x [pixels, channels] and weights [channels] with one lane or y's; any operand fp16 or fp32.
 // Launch: 256 threads. pixel_mean: grid (ceil(channels / 32), min(count, 65535)): a block makes 32 channels and its 8
-// warps share the pixels. channel_sum: grid (ceil(pixels / 8), min(count, 65535)), a warp a pixel; below 32 channels
+// warps share the pixels. The others: grid (ceil(pixels / 8), min(count, 65535)), a warp a pixel; below 32 channels
 // (ceil(pixels / 256), min(count, 65535)), a thread a pixel.
 // Bytes: x once, 2 FLOPs an element at most, so memory alone sets the time. Warps read neighbouring channels.
 // Numbers: fp32 sums. pixel_mean: 8 interleaved partial sums, added in order. channel_sum: 32 interleaved partial sums,
-// joined in halves. Both depend on the shape alone.
-// CPU twin: src/backend/cpu/layers.rs (pixel_mean, channel_sum). Tests: tests/layers.rs.
+// joined in halves. Both depend on the shape alone. channel_max: exact; what is no number wins.
+// CPU twin: src/backend/cpu/layers.rs (pixel_mean, channel_sum, channel_max). Tests: tests/layers.rs.
 #include "common.cuh"
 
 constexpr u32 THREADS = 256, WARPS = THREADS / 32;
@@ -65,5 +66,25 @@ KERNEL(channel_sum, ChannelArgs, 256, 4) {
         });
         for (u32 half = team / 2; half > 0; half /= 2) sum += __shfl_down_sync(0xffffffff, sum, half);
         if (rank == 0) store(a.y, a.y.len * b + pixel, sum, a.bad);
+    }
+}
+
+// The larger of a and b; what is no number is larger than all.
+DEVICE float larger(float a, float b) { return b > a || b != b ? b : a; }
+
+KERNEL(channel_max, ChannelArgs, 256, 4) {
+    const u32 team = a.channels < 32 ? 1 : 32;  // threads a pixel
+    const u32 pixel = blockIdx.x * (THREADS / team) + threadIdx.x / team, rank = threadIdx.x % team, n = a.channels;
+    if (pixel >= a.pixels) return;  // whole warps where a warp has a pixel
+    for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
+        float most = typed(a.x, block_of(a.x, b, a.y.lanes) + static_cast<u64>(pixel) * n, [&](auto* x) {
+            float most = 0.0f;
+            for (u32 i = rank; i < n; i += team) most = larger(most, fabsf(widen(x[i])));
+            return most;
+        });
+        for (u32 half = team / 2; half > 0; half /= 2) {
+            most = larger(most, __shfl_down_sync(0xffffffff, most, half));
+        }
+        if (rank == 0) store(a.y, a.y.len * b + pixel, most, a.bad);
     }
 }

@@ -4,11 +4,11 @@ mod common;
 
 use std::sync::Arc;
 
-use common::oracle::Oracle;
-use common::rig::{Picture, walk};
+use common::oracle::{Oracle, Rules};
+use common::rig::{Picture, raw_maps, walk};
 use common::{Random, tolerance};
 use ucag::engine::Composite;
-use ucag::net::NodeId;
+use ucag::net::{NodeId, Op};
 use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
 /// Network, a layer in its middle, picture: sides that no stride divides.
@@ -68,6 +68,77 @@ fn oracle_agrees_with_finite_differences() {
             assert!(error <= tolerance::DIFFERENCES, "{model}: input {at} differs by {error:.1e}");
         }
         assert!(compared > PROBES / 3, "{model}: kinks left only {compared} probes");
+    }
+}
+
+/// A class at an input-level method, by definition (`methods.md` 4).
+fn defined(method: &str, oracle: &Oracle, class: usize) -> Vec<f64> {
+    let d = match method {
+        "guided" => oracle.gradient_by(class, |y, g| if y > 0.0 { g.max(0.0) } else { 0.0 }),
+        "deconv" => oracle.gradient_by(class, |_, g| g.max(0.0)),
+        _ => oracle.gradient(class),
+    };
+    let pixels = d[0].chunks_exact(3).zip(oracle.values[0].chunks_exact(3));
+    let largest = |d: &[f64]| d.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let inner = |d: &[f64], x: &[f64]| d.iter().zip(x).map(|(d, x)| d * x).sum();
+    pixels.map(|(d, x)| if method == "input-x-gradient" { inner(d, x) } else { largest(d) }).collect()
+}
+
+#[test]
+fn input_methods_agree_with_the_oracle() {
+    for (model, _, size) in CASES {
+        let graph = common::tiny_graph(model);
+        let picture = Picture::new(size.0, size.1, 5);
+        let oracle = Oracle::new(&graph, size, &picture.normalised());
+        let classes = [6, 1, 4];
+        for method in ["gradient", "guided", "deconv", "input-x-gradient"] {
+            let found = raw_maps(&graph, &picture, &classes, method, graph.output(), true);
+            let expected: Vec<f64> = classes.iter().flat_map(|c| defined(method, &oracle, *c)).collect();
+            common::assert_nmse(&format!("{model}, {method}"), &found, &expected, tolerance::GRADIENT);
+        }
+    }
+}
+
+/// Guided backpropagation and the deconvolutional network let nothing negative through a rectifier, and the former
+/// nothing where the rectifier gave nothing.
+#[test]
+fn rectifiers_let_only_positive_signals_through() {
+    for (model, _, size) in CASES {
+        let graph = common::tiny_graph(model);
+        let picture = Picture::new(size.0, size.1, 6);
+        let oracle = Oracle::new(&graph, size, &picture.normalised());
+        let nodes = graph.nodes().iter().enumerate().filter(|(_, node)| matches!(node.op, Op::Relu));
+        for (relu, input) in nodes.map(|(i, node)| (NodeId(i), node.inputs[0])).step_by(3) {
+            for composite in [Composite::GUIDED, Composite::DECONV] {
+                let found = walk(&graph, &picture, &[2], input, &composite, false);
+                let name = &graph.node(relu).name;
+                assert!(found.iter().all(|d| *d >= 0.0), "{model}: {name} lets negative signals through");
+                assert!(found.iter().any(|d| *d > 0.0), "{model}: {name} lets nothing through");
+                let silent = |(y, d): (&f64, &f32)| *y > 1e-6 || *d == 0.0 || composite == Composite::DECONV;
+                let masked = oracle.values[relu.0].iter().zip(&found).all(silent);
+                assert!(masked, "{model}: {name} lets signals through where it gave nothing");
+            }
+        }
+    }
+}
+
+/// Without biases a network of rectifiers is homogeneous: input × gradient is the ε rule with no ε, and sums to the
+/// logit.
+#[test]
+fn input_times_gradient_without_biases() {
+    for (model, _, size) in CASES {
+        let graph =
+            common::network(&common::without_biases(common::tensors(model, common::CLASSES, common::NARROWING)));
+        let graph = Arc::new(graph.graph);
+        let picture = Picture::new(size.0, size.1, 7);
+        let oracle = Oracle::new(&graph, size, &picture.normalised());
+        let class = 3;
+        let found = raw_maps(&graph, &picture, &[class], "input-x-gradient", graph.output(), true);
+        let relevance = &oracle.relevance(class, Rules { z_plus: false, eps: 1e-200 })[0];
+        let expected: Vec<f64> = relevance.chunks_exact(3).map(|pixel| pixel.iter().sum()).collect();
+        common::assert_nmse(&format!("{model}, relevance"), &found, &expected, tolerance::GRADIENT);
+        let (sum, logit) = (found.iter().map(|r| f64::from(*r)).sum::<f64>(), oracle.logits()[class]);
+        assert!((sum - logit).abs() < tolerance::CONSERVED * logit.abs(), "{model}: {sum} of {logit}");
     }
 }
 

@@ -218,7 +218,12 @@ fn channel_reductions() {
                 let dot = |p: &[f64]| p.iter().enumerate().map(|(c, x)| x * o.get(1).map_or(1.0, |w| w[c])).sum();
                 o[0].chunks_exact(channels).map(dot).collect()
             };
-            case("sum", &[x], pixels, &write, &sum);
+            case("sum", std::slice::from_ref(&x), pixels, &write, &sum);
+            let largest = |o: &[&[f64]]| {
+                let largest = |p: &[f64]| p.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+                o[0].chunks_exact(channels).map(largest).collect()
+            };
+            case("max", &[x], pixels, &|o, _, y| Instr::ChannelMax { x: o[0], channels, y }, &largest);
             // One activation, weights of each class.
             let activation = Operand::random(1, 1, pixels * channels);
             case("weighted sum", &[activation, Operand::random(2, lanes, channels)], pixels, &write, &sum);

@@ -233,6 +233,11 @@ impl List {
             weights: None,
             y: m.float(n / channels),
         });
+        self.add("channel_max", "image gradient", x, FEW, |m, n| Instr::ChannelMax {
+            x: m.float(n),
+            channels,
+            y: m.float(n / channels),
+        });
         self.add("eltwise_copy", "maps", Shape { c: 1, ..x }, all, |m, n| Instr::Keep { x: m.float(n), y: m.kept(n) });
         for maps in [Shape::new(11, 11, 1), Shape { c: 1, ..x }] {
             self.add("fold", "maps", maps, all, |m, n| {

@@ -199,6 +199,8 @@ pub enum Instr<R> {
     ClassRow { w: WeightRef, classes: R, scale: f32, y: R },
     /// `y[pixel] = Σ_c x[pixel, c]·weights[c]`, or without weights the plain sum.
     ChannelSum { x: R, channels: usize, weights: Option<R>, y: R },
+    /// `y[pixel] = max_c |x[pixel, c]|`
+    ChannelMax { x: R, channels: usize, y: R },
     /// Copies a value of the batch to its place among all patches.
     Keep { x: R, y: R },
     /// Weighs the maps of all patches by `exp(p)`, scales them back and adds them where they lie (`methods.md`
@@ -262,6 +264,7 @@ impl<R> Instr<R> {
             I::PixelMean { x, channels, y } => { read!(x); write!(y); I::PixelMean { x, channels, y } }
             I::ClassRow { w, classes, scale, y } => { read!(classes); write!(y); I::ClassRow { w, classes, scale, y } }
             I::ChannelSum { x, channels, weights, y } => { read!(x); read_opt!(weights); write!(y); I::ChannelSum { x, channels, weights, y } }
+            I::ChannelMax { x, channels, y } => { read!(x); write!(y); I::ChannelMax { x, channels, y } }
             I::Keep { x, y } => { read!(x); write!(y); I::Keep { x, y } }
             I::Fold { maps, p, map, y } => { read!(maps, p); write!(y); I::Fold { maps, p, map, y } }
             I::Range { x, y } => { read!(x); write!(y); I::Range { x, y } }

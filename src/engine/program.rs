@@ -126,6 +126,27 @@ impl<'g> Writer<'g> {
         self.steps.push(Step { node: self.node.clone(), instr });
     }
 
+    /// `max(x, 0)` or `min(x, 0)`
+    pub fn part(&mut self, x: Reg, positive: bool) -> Reg {
+        let y = self.like(x);
+        self.push(Instr::Part { x, positive, y });
+        y
+    }
+
+    /// `x ⊙ c`, of `c`'s lanes.
+    pub fn multiply(&mut self, x: Reg, c: Reg) -> Reg {
+        let y = self.like(c);
+        self.push(Instr::Multiply { x, c, add: None, y });
+        y
+    }
+
+    /// `r / stabilised(z + z2)`
+    pub fn divide(&mut self, r: Reg, z: Reg, z2: Option<Reg>, eps: f32) -> Reg {
+        let y = self.like(r);
+        self.push(Instr::Divide { r, z, z2, eps, y });
+        y
+    }
+
     /// Puts the forward pass, as far as values were asked for, before the steps written so far.
     pub fn forward(&mut self) {
         let rest = std::mem::take(&mut self.steps);

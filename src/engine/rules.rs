@@ -11,6 +11,10 @@ use crate::net::Op;
 pub enum Rule {
     /// The ordinary gradient; for max pooling this is winner-takes-all.
     Gradient,
+    /// A rectifier's `max(g, 0)·[x > 0]`: what arrives must be positive too (`methods.md` 4).
+    Guided,
+    /// A rectifier's `max(g, 0)`: the forward pass does not matter (`methods.md` 4).
+    Deconv,
     /// Hands the result's relevance on unchanged.
     Pass,
     /// A weighted layer's relevance by the given recipe.
@@ -81,6 +85,12 @@ impl Composite {
         avg_pool: Rule::Gradient,
         add: Rule::Gradient,
     };
+
+    /// Guided backpropagation (`methods.md` 4).
+    pub const GUIDED: Self = Self { relu: Rule::Guided, ..Self::GRADIENT };
+
+    /// The deconvolutional network (`methods.md` 4).
+    pub const DECONV: Self = Self { relu: Rule::Deconv, ..Self::GRADIENT };
 
     /// Zennit's `EpsilonPlus`: z⁺ for convolutions, ε for fully connected layers (`methods.md` 10.2).
     pub const EPSILON_PLUS: Self = Self {

@@ -51,9 +51,14 @@ impl Walk<'_, '_> {
                 self.layer_relevance(id, Layer::Conv(*window, *param), &r, dy);
             }
             (Op::Linear { param }, Rule::Weighted(r)) => self.layer_relevance(id, Layer::Linear(*param), &r, dy),
-            (Op::Relu, Rule::Gradient) => {
+            (Op::Relu, Rule::Gradient | Rule::Guided) => {
+                let dy = if rule == Rule::Guided { self.w.part(dy, true) } else { dy };
                 let y = self.w.value(id);
                 self.send(input, |_, add, dx| Instr::ReluBack { y, dy, add, dx });
+            }
+            (Op::Relu, Rule::Deconv) => {
+                let dx = self.w.part(dy, true);
+                self.pass(input, dx);
             }
             (Op::MaxPool(window), _) => {
                 let g = PoolGeom { window: *window, x: self.w.shape(input), y: self.w.shape(id) };
@@ -65,7 +70,7 @@ impl Walk<'_, '_> {
                 let (dy, mul) = match rule {
                     Rule::Norm(eps) => {
                         let z = self.w.value(id);
-                        (self.divide(dy, z, None, eps), Some(self.w.value(input)))
+                        (self.w.divide(dy, z, None, eps), Some(self.w.value(input)))
                     }
                     _ => (dy, None),
                 };
@@ -73,7 +78,7 @@ impl Walk<'_, '_> {
             }
             (Op::Add, Rule::Norm(eps)) => {
                 let terms = [input, node.inputs[1]].map(|i| self.w.value(i));
-                let c = self.divide(dy, terms[0], Some(terms[1]), eps);
+                let c = self.w.divide(dy, terms[0], Some(terms[1]), eps);
                 for (input, x) in node.inputs.clone().into_iter().zip(terms) {
                     self.send(input, |_, add, y| Instr::Multiply { x, c, add, y });
                 }
@@ -113,12 +118,6 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn divide(&mut self, r: Reg, z: Reg, z2: Option<Reg>, eps: f32) -> Reg {
-        let y = self.w.like(r);
-        self.w.push(Instr::Divide { r, z, z2, eps, y });
-        y
-    }
-
     fn layer_gradient(&mut self, id: NodeId, layer: Layer, dy: Reg) {
         let input = self.w.graph.node(id).inputs[0];
         self.send(input, |walk, add, dx| walk.transposed(id, layer, Variant::Plain, dy, None, add, dx));
@@ -135,7 +134,7 @@ impl Walk<'_, '_> {
                 Part::Whole => x,
                 Part::Positive if non_negative => x,
                 Part::Negative if non_negative => continue,
-                part => self.part(x, *part == Part::Positive),
+                part => self.w.part(x, *part == Part::Positive),
             };
             terms.push((x, *variant));
         }
@@ -145,16 +144,10 @@ impl Walk<'_, '_> {
             z = Some(self.product(id, layer, *variant, bias, *x, z));
         }
         let Some(z) = z else { return };
-        let s = self.divide(dy, z, None, recipe.eps);
+        let s = self.w.divide(dy, z, None, recipe.eps);
         for (x, variant) in terms {
             self.send(input, |walk, add, dx| walk.transposed(id, layer, variant, s, Some(x), add, dx));
         }
-    }
-
-    fn part(&mut self, x: Reg, positive: bool) -> Reg {
-        let y = self.w.like(x);
-        self.w.push(Instr::Part { x, positive, y });
-        y
     }
 
     fn product(

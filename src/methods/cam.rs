@@ -1,8 +1,8 @@
 //! Class activation maps: channels of one layer, weighted and summed.
 
-use super::{Job, RawMap};
+use super::{Job, RawMap, gradient};
 use crate::backend::{Instr, Variant, WeightRef};
-use crate::engine::{Composite, Reg, Writer, walk_down};
+use crate::engine::{Composite, Writer};
 use crate::net::{AvgPool, Graph, NodeId, Op, ParamId};
 
 /// Grad-CAM: each channel weighs its mean gradient of the class's logit (`methods.md` 6.1).
@@ -19,10 +19,8 @@ pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
         }
         None => {
             let y = w.class_reg(shape.c);
-            match gradient(w, job) {
-                Some(x) => w.push(Instr::PixelMean { x, channels: shape.c, y }),
-                None => unreachable!("every layer of a chain of layers reaches the output"),
-            }
+            let x = gradient::at(w, job, job.layer, &Composite::GRADIENT);
+            w.push(Instr::PixelMean { x, channels: shape.c, y });
             y
         }
     };
@@ -30,13 +28,6 @@ pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
     let map = w.class_reg(shape.h * shape.w);
     w.push(Instr::ChannelSum { x, channels: shape.c, weights: Some(weights), y: map });
     RawMap { map, size: (shape.h, shape.w) }
-}
-
-/// Gradient of each class's logit at the layer.
-fn gradient(w: &mut Writer<'_>, job: &Job) -> Option<Reg> {
-    let seed = w.class_reg(w.graph.classes());
-    w.push(Instr::Seed { classes: job.classes, value: None, y: seed });
-    walk_down(w, seed, job.layer, &Composite::GRADIENT)
 }
 
 /// The linear layer of a head that is nothing but global average pool and one linear layer.

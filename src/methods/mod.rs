@@ -1,6 +1,7 @@
 //! Explanation methods: each is one function that writes what it does with a network's values, and one row here.
 
 mod cam;
+mod gradient;
 mod lrp;
 
 use crate::engine::{Reg, Writer};
@@ -70,6 +71,38 @@ pub const METHODS: &[Method] = &[
         source: "Bach et al., PLoS ONE 2015; Kohlbrenner et al., IJCNN 2020",
         write: lrp::epsilon_plus,
     },
+    Method {
+        name: "gradient",
+        level: Level::Input,
+        sign: "not negative",
+        passes: "forward, backward to the input",
+        source: "Simonyan et al., ICLR workshop 2014",
+        write: gradient::gradient,
+    },
+    Method {
+        name: "guided",
+        level: Level::Input,
+        sign: "not negative",
+        passes: "forward, backward to the input",
+        source: "Springenberg et al., ICLR workshop 2015",
+        write: gradient::guided,
+    },
+    Method {
+        name: "deconv",
+        level: Level::Input,
+        sign: "not negative",
+        passes: "forward, backward to the input",
+        source: "Zeiler and Fergus, ECCV 2014",
+        write: gradient::deconv,
+    },
+    Method {
+        name: "input-x-gradient",
+        level: Level::Input,
+        sign: "signed",
+        passes: "forward, backward to the input",
+        source: "Shrikumar et al., arXiv 1605.01713, 2016",
+        write: gradient::input_times_gradient,
+    },
 ];
 
 impl PartialEq for Method {
@@ -89,7 +122,8 @@ impl Method {
     }
 
     /// Writes the method.
-    pub(crate) fn write(&self, w: &mut Writer<'_>, job: &Job) -> RawMap {
+    #[doc(hidden)]
+    pub fn write(&self, w: &mut Writer<'_>, job: &Job) -> RawMap {
         (self.write)(w, job)
     }
 }

@@ -119,11 +119,16 @@ impl<'g> Oracle<'g> {
 
     /// Gradient of the class's logit at every node.
     pub fn gradient(&self, class: usize) -> Vec<Vec<f64>> {
+        self.gradient_by(class, |y, r| if y > 0.0 { r } else { 0.0 })
+    }
+
+    /// The same with another rule for rectifiers, which is given the result and what arrives there.
+    pub fn gradient_by(&self, class: usize, rectifier: impl Fn(f64, f64) -> f64) -> Vec<Vec<f64>> {
         self.down(class, 1.0, |op, input, y, r| {
             let (x, size) = (&self.values[input[0].0], self.size(input[0]));
             match op {
                 Op::Conv { .. } | Op::Linear { .. } => vec![self.transposed(op, r, size, self.parameters(op).0)],
-                Op::Relu => vec![r.iter().zip(y).map(|(r, y)| if *y > 0.0 { *r } else { 0.0 }).collect()],
+                Op::Relu => vec![y.iter().zip(r).map(|(y, r)| rectifier(*y, *r)).collect()],
                 Op::AvgPool(pool) => vec![layer::avg_pool_back(r, size, &average(pool))],
                 Op::Add => vec![r.to_vec(); 2],
                 _ => vec![self.rearranged(op, x, size, r)],

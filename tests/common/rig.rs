@@ -6,6 +6,7 @@ use ucag::backend::cpu::Cpu;
 use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Tables};
 use ucag::engine::{Composite, Reg, Writer, walk_down};
 use ucag::grid::{GridPlan, Weighting};
+use ucag::methods::{Job, Method, RawMap};
 use ucag::models::Preprocess;
 use ucag::net::{Graph, NodeId};
 use ucag::{Fit, Frame, Working};
@@ -171,6 +172,22 @@ pub fn walk(
         w.push(Instr::Seed { classes, value, y });
         let result = walk_down(w, y, stop, composite).expect("the output depends on every node");
         (result, w.shape(stop).len())
+    })
+}
+
+/// A method's raw maps, class after class.
+pub fn raw_maps(
+    graph: &Arc<Graph>,
+    picture: &Picture,
+    classes: &[usize],
+    method: &str,
+    layer: NodeId,
+    closed_forms: bool,
+) -> Vec<f32> {
+    let method = Method::named(method).expect("a method");
+    program(graph, picture, classes, |w, classes| {
+        let RawMap { map, size } = method.write(w, &Job { classes, layer, closed_forms });
+        (map, size.0 * size.1)
     })
 }
 

@@ -306,3 +306,13 @@ pub(super) fn channel_sum(workers: &Workers, channels: usize, x: View<'_>, weigh
         }
     });
 }
+
+pub(super) fn channel_max(workers: &Workers, channels: usize, x: View<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    // What is no number wins, so that it is not hidden.
+    let larger = |m: f32, v: &f32| if v.abs() > m || v.is_nan() { v.abs() } else { m };
+    y.parts(workers, 256, |b, start, y| {
+        let pixels = x.of(b, lanes)[start * channels..].chunks_exact(channels);
+        y.iter_mut().zip(pixels).for_each(|(y, pixel)| *y = pixel.iter().fold(0.0, larger));
+    });
+}

@@ -190,6 +190,7 @@ impl Cpu {
             Instr::ChannelSum { x, channels, weights, y } => {
                 layers::channel_sum(w, *channels, view!(x), view_opt!(weights), target!(y));
             }
+            Instr::ChannelMax { x, channels, y } => layers::channel_max(w, *channels, view!(x), target!(y)),
             Instr::Keep { x, y } => target!(y).data.copy_from_slice(view!(x).data),
             Instr::Fold { maps, p, map, y } => {
                 resample::fold(w, &batch.tables.fold, view!(maps), view!(p), *map, target!(y));

@@ -69,6 +69,7 @@ kernels! {
     CLASS_ROW "class_row" HeadArgs 256;
     PIXEL_MEAN "pixel_mean" ChannelArgs 256;
     CHANNEL_SUM "channel_sum" ChannelArgs 256;
+    CHANNEL_MAX "channel_max" ChannelArgs 256;
     UNFOLD "unfold" UnfoldArgs 256;
     RESIZE_ACROSS "resize_across" ResizeArgs 256;
     RESIZE_DOWN "resize_down" ResizeArgs 256;

@@ -142,11 +142,12 @@ impl Cuda {
                 self.launch(&k::PIXEL_MEAN, [channels.div_ceil(32), count(y).min(MOST), 1], &args)
             }
             Instr::ChannelSum { x, channels, weights, y } => {
-                let pixels = x.len / channels;
-                let args = channel(v(x), opt(weights), v(y), bad, pixels, *channels, count(y));
-                // A warp a pixel; a thread where there are few channels.
-                let pixels_of_block = if *channels < 32 { 256 } else { 8 };
-                self.launch(&k::CHANNEL_SUM, [pixels.div_ceil(pixels_of_block), count(y).min(MOST), 1], &args)
+                let args = channel(v(x), opt(weights), v(y), bad, x.len / channels, *channels, count(y));
+                self.over_channels(&k::CHANNEL_SUM, &args)
+            }
+            Instr::ChannelMax { x, channels, y } => {
+                let args = channel(v(x), none, v(y), bad, x.len / channels, *channels, count(y));
+                self.over_channels(&k::CHANNEL_MAX, &args)
             }
             Instr::Fold { maps, p, map, y } => self.fold(program, v(maps), v(p), *map, v(y)),
             Instr::Range { x, y } => {
@@ -183,6 +184,12 @@ impl Cuda {
     /// A pooling kernel that makes results of a shape.
     fn pool<A>(&self, kernel: &Kernel<A>, result: Shape, count: usize, args: &A) -> Result<()> {
         self.launch(kernel, [result.len().div_ceil(1024), count.min(MOST), 1], args)
+    }
+
+    /// A kernel that reduces channels: a warp a pixel; a thread where there are few channels.
+    fn over_channels(&self, kernel: &Kernel<ChannelArgs>, args: &ChannelArgs) -> Result<()> {
+        let pixels_of_block = if args.channels < 32 { 256 } else { 8 };
+        self.launch(kernel, [args.pixels.div_ceil(pixels_of_block) as usize, (args.count as usize).min(MOST), 1], args)
     }
 
     fn flatten(
