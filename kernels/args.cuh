@@ -90,12 +90,12 @@ struct HeadArgs {
     u32 unused;
 };
 
-// Reductions over the pixels or over the channels of [pixels, channels].
+// Reductions over the pixels or over the channels of [pixels, channels], and products with a number a channel.
 struct ChannelArgs {
     Value x, weights, y;
     u32* bad;
     u32 pixels, channels, count;
-    u32 unused;
+    float scale;  // pixel_sum: of the sums
 };
 
 // Four taps of a bicubic kernel along one axis.

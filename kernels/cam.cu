@@ -1,17 +1,19 @@
-// Reductions of [pixels, channels] over its pixels or over its channels.
+// Reductions of [pixels, channels] over its pixels or over its channels, and products with a number a channel.
 //
-//     pixel_mean   y[b, channel] = Σ over pixels of x[b, pixel, channel] / pixels
-//     channel_sum  y[b, pixel] = Σ over channels of x[b, pixel, channel] · weights[b, channel], or without weights Σ x
-//     channel_max  y[b, pixel] = max over channels of |x[b, pixel, channel]|
+//     pixel_sum      y[b, channel] = scale · Σ over pixels of x[b, pixel, channel]
+//     channel_sum    y[b, pixel] = Σ over channels of x[b, pixel, channel] · weights[b, channel], or without weights Σ x
+//     channel_max    y[b, pixel] = max over channels of |x[b, pixel, channel]|
+//     channel_scale  y[b, pixel, channel] = x[b, pixel, channel] · weights[b, channel]
 //
 // Shapes: x [pixels, channels] and weights [channels] with one lane or y's; any operand fp16 or fp32.
-// Launch: 256 threads. pixel_mean: grid (ceil(channels / 32), min(count, 65535)): a block makes 32 channels and its 8
-// warps share the pixels. The others: grid (ceil(pixels / 8), min(count, 65535)), a warp a pixel; below 32 channels
-// (ceil(pixels / 256), min(count, 65535)), a thread a pixel.
+// Launch: 256 threads. pixel_sum: grid (ceil(channels / 32), min(count, 65535)): a block makes 32 channels and its 8
+// warps share the pixels. channel_sum, channel_max: grid (ceil(pixels / 8), min(count, 65535)), a warp a pixel; below 32
+// channels (ceil(pixels / 256), min(count, 65535)), a thread a pixel. channel_scale: grid (ceil(pixels · channels / 1024),
+// min(count, 65535)), a block makes 1024 elements.
 // Bytes: x once, 2 FLOPs an element at most, so memory alone sets the time. Warps read neighbouring channels.
-// Numbers: fp32 sums. pixel_mean: 8 interleaved partial sums, added in order. channel_sum: 32 interleaved partial sums,
+// Numbers: fp32 sums. pixel_sum: 8 interleaved partial sums, added in order. channel_sum: 32 interleaved partial sums,
 // joined in halves. Both depend on the shape alone. channel_max: exact; what is no number wins.
-// CPU twin: src/backend/cpu/layers.rs (pixel_mean, channel_sum, channel_max). Tests: tests/layers.rs.
+// CPU twin: src/backend/cpu/layers.rs (pixel_sum, channel_sum, channel_max, channel_scale). Tests: tests/layers.rs.
 #include "common.cuh"
 
 constexpr u32 THREADS = 256, WARPS = THREADS / 32;
@@ -33,7 +35,7 @@ template <class F> DEVICE float typed(const Value& v, u64 i, F f) {
     return v.half ? f(static_cast<const __half*>(v.data) + i) : f(static_cast<const float*>(v.data) + i);
 }
 
-KERNEL(pixel_mean, ChannelArgs, 256, 4) {
+KERNEL(pixel_sum, ChannelArgs, 256, 4) {
     __shared__ float partial[WARPS][32];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;
     for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
@@ -47,7 +49,7 @@ KERNEL(pixel_mean, ChannelArgs, 256, 4) {
         __syncthreads();
         if (warp == 0 && channel < a.channels) {
             for (u32 w = 1; w < WARPS; ++w) sum += partial[w][lane];
-            store(a.y, a.y.len * b + channel, sum / static_cast<float>(a.pixels), a.bad);
+            store(a.y, a.y.len * b + channel, sum * a.scale, a.bad);
         }
         __syncthreads();
     }
@@ -86,5 +88,16 @@ KERNEL(channel_max, ChannelArgs, 256, 4) {
             most = larger(most, __shfl_down_sync(0xffffffff, most, half));
         }
         if (rank == 0) store(a.y, a.y.len * b + pixel, most, a.bad);
+    }
+}
+
+KERNEL(channel_scale, ChannelArgs, 256, 8) {
+    const u32 len = a.pixels * a.channels;
+    for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
+        const u64 x = block_of(a.x, b, a.y.lanes), weights = block_of(a.weights, b, a.y.lanes);
+        for (u32 k = 0; k < 4; ++k) {
+            const u32 i = (blockIdx.x * 4 + k) * THREADS + threadIdx.x;
+            if (i < len) store(a.y, a.y.len * b + i, load(a.x, x + i) * load(a.weights, weights + i % a.channels), a.bad);
+        }
     }
 }

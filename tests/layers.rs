@@ -197,17 +197,11 @@ fn channel_reductions() {
                 let (graph, operands) = (graph.clone(), operands.to_vec());
                 Case { name, graph, operands, len, lanes, add: Add::Nowhere, relu: false, write, oracle }.check();
             };
-            let mean = |o: &[&[f64]]| {
-                let channel = |c: usize| o[0].iter().skip(c).step_by(channels).sum::<f64>() / pixels as f64;
-                (0..channels).map(channel).collect()
+            let total = |o: &[&[f64]]| {
+                (0..channels).map(|c| 0.75 * o[0].iter().skip(c).step_by(channels).sum::<f64>()).collect()
             };
-            case(
-                "mean",
-                std::slice::from_ref(&x),
-                channels,
-                &|o, _, y| Instr::PixelMean { x: o[0], channels, y },
-                &mean,
-            );
+            let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::PixelSum { x: o[0], channels, scale: 0.75, y };
+            case("sum over pixels", std::slice::from_ref(&x), channels, &write, &total);
             let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::ChannelSum {
                 x: o[0],
                 channels,
@@ -223,10 +217,23 @@ fn channel_reductions() {
                 let largest = |p: &[f64]| p.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
                 o[0].chunks_exact(channels).map(largest).collect()
             };
-            case("max", &[x], pixels, &|o, _, y| Instr::ChannelMax { x: o[0], channels, y }, &largest);
+            case(
+                "max",
+                std::slice::from_ref(&x),
+                pixels,
+                &|o, _, y| Instr::ChannelMax { x: o[0], channels, y },
+                &largest,
+            );
             // One activation, weights of each class.
             let activation = Operand::random(1, 1, pixels * channels);
-            case("weighted sum", &[activation, Operand::random(2, lanes, channels)], pixels, &write, &sum);
+            let weights = Operand::random(2, lanes, channels);
+            case("weighted sum", &[activation.clone(), weights.clone()], pixels, &write, &sum);
+            let scaled = |o: &[&[f64]]| o[0].iter().enumerate().map(|(i, x)| x * o[1][i % channels]).collect();
+            let write =
+                |o: &[Slot], _: Option<Slot>, y: Slot| Instr::ChannelScale { x: o[0], channels, weights: o[1], y };
+            case("scale", &[activation, weights], pixels * channels, &write, &scaled);
+            let weights = Operand::random(3, 1, channels);
+            case("scale alike", &[x, weights], pixels * channels, &write, &scaled);
         }
     }
 }

@@ -199,10 +199,15 @@ impl List {
                     add: None,
                     dx: m.float(n),
                 });
-                self.add("pixel_mean", "gradient", x, all, |m, n| Instr::PixelMean {
+                self.add("pixel_sum", "gradient", x, all, |m, n| Instr::PixelSum {
                     x: m.float(n),
                     channels,
+                    scale: 0.5,
                     y: m.float(channels),
+                });
+                self.add("channel_scale", "gradient", x, all, |m, n| {
+                    let weights = m.float(channels);
+                    Instr::ChannelScale { x: m.float(n), channels, weights, y: m.float(n) }
                 });
                 self.add("channel_sum", "activation", x, all, |m, n| {
                     let weights = Some(m.float(channels));

@@ -193,12 +193,14 @@ pub enum Instr<R> {
     Pick { p: R, classes: R, y: R },
     /// Zero but at the explained class: 1, or the class's `value`.
     Seed { classes: R, value: Option<R>, y: R },
-    /// Mean over pixels of each channel, `[h·w, c]` to `[c]`.
-    PixelMean { x: R, channels: usize, y: R },
+    /// `y[c] = scale · Σ_pixel x[pixel, c]`
+    PixelSum { x: R, channels: usize, scale: f32, y: R },
     /// Row of each explained class in a linear layer, times `scale`.
     ClassRow { w: WeightRef, classes: R, scale: f32, y: R },
     /// `y[pixel] = Σ_c x[pixel, c]·weights[c]`, or without weights the plain sum.
     ChannelSum { x: R, channels: usize, weights: Option<R>, y: R },
+    /// `y[pixel, c] = x[pixel, c]·weights[c]`
+    ChannelScale { x: R, channels: usize, weights: R, y: R },
     /// `y[pixel] = max_c |x[pixel, c]|`
     ChannelMax { x: R, channels: usize, y: R },
     /// Copies a value of the batch to its place among all patches.
@@ -261,9 +263,10 @@ impl<R> Instr<R> {
             I::TopK { p, k, classes } => { read!(p); write!(classes); I::TopK { p, k, classes } }
             I::Pick { p, classes, y } => { read!(p, classes); write!(y); I::Pick { p, classes, y } }
             I::Seed { classes, value, y } => { read!(classes); read_opt!(value); write!(y); I::Seed { classes, value, y } }
-            I::PixelMean { x, channels, y } => { read!(x); write!(y); I::PixelMean { x, channels, y } }
+            I::PixelSum { x, channels, scale, y } => { read!(x); write!(y); I::PixelSum { x, channels, scale, y } }
             I::ClassRow { w, classes, scale, y } => { read!(classes); write!(y); I::ClassRow { w, classes, scale, y } }
             I::ChannelSum { x, channels, weights, y } => { read!(x); read_opt!(weights); write!(y); I::ChannelSum { x, channels, weights, y } }
+            I::ChannelScale { x, channels, weights, y } => { read!(x, weights); write!(y); I::ChannelScale { x, channels, weights, y } }
             I::ChannelMax { x, channels, y } => { read!(x); write!(y); I::ChannelMax { x, channels, y } }
             I::Keep { x, y } => { read!(x); write!(y); I::Keep { x, y } }
             I::Fold { maps, p, map, y } => { read!(maps, p); write!(y); I::Fold { maps, p, map, y } }

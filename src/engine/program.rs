@@ -79,6 +79,11 @@ impl<'g> Writer<'g> {
         self.add(RegInfo { fixed: None, ..self.regs[like.0] })
     }
 
+    /// A new register of `len` numbers with another one's lanes.
+    pub fn with_lanes_of(&mut self, like: Reg, len: usize) -> Reg {
+        self.add(RegInfo { len, lanes: self.regs[like.0].lanes, dtype: Dtype::F32, fixed: None })
+    }
+
     /// A register for a value that lies outside the program.
     pub fn fixed(&mut self, slot: Slot) -> Reg {
         self.add(RegInfo { len: slot.len, lanes: slot.lanes, dtype: slot.dtype, fixed: Some(slot) })

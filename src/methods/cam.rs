@@ -1,32 +1,136 @@
-//! Class activation maps: channels of one layer, weighted and summed.
+//! Class activation maps: activations `A` of one layer, weighted by what follows from the gradient `G` of the class's
+//! logit there, and summed over the channels (`methods.md` 6).
 
 use super::{Job, RawMap, gradient};
 use crate::backend::{Instr, Variant, WeightRef};
-use crate::engine::{Composite, Writer};
+use crate::engine::{Composite, Reg, Writer};
 use crate::net::{AvgPool, Graph, NodeId, Op, ParamId};
 
-/// Grad-CAM: each channel weighs its mean gradient of the class's logit (`methods.md` 6.1).
+/// Stabiliser of Grad-CAM++.
+const EPS_PLUS: f32 = 1e-6;
+
+/// Stabiliser of XGrad-CAM.
+const EPS_X: f32 = 1e-7;
+
+/// Grad-CAM: `a_c = mean G` (`methods.md` 6.1).
 pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
-    let shape = w.shape(job.layer);
-    let weights = match pooled_head(w.graph, job.layer).filter(|_| job.closed_forms) {
-        // The gradient of a pooled linear head is the class's row, spread evenly over the pixels (`methods.md` 2).
-        Some(param) => {
-            let y = w.class_reg(shape.c);
-            let weight = WeightRef { param, variant: Variant::Plain };
-            let scale = 1.0 / (shape.h * shape.w) as f32;
-            w.push(Instr::ClassRow { w: weight, classes: job.classes, scale, y });
-            y
-        }
-        None => {
-            let y = w.class_reg(shape.c);
-            let x = gradient::at(w, job, job.layer, &Composite::GRADIENT);
-            w.push(Instr::PixelMean { x, channels: shape.c, y });
-            y
+    let weights = match layer_gradient(w, job) {
+        Weights::Channels(g) => g,
+        Weights::Elements(g) => pixel_sum(w, job, g, 1.0 / pixels(w, job)),
+    };
+    weighted_sum(w, job, Weights::Channels(weights))
+}
+
+/// HiResCAM: `Σ_c G ⊙ A`, Grad-CAM without the mean (`methods.md` 2).
+pub(super) fn hires_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+    let weights = layer_gradient(w, job);
+    weighted_sum(w, job, weights)
+}
+
+/// LayerCAM of a single layer: `Σ_c ReLU(G) ⊙ A` (`methods.md` 6.5).
+pub(super) fn layer_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+    let weights = match layer_gradient(w, job) {
+        Weights::Channels(g) => Weights::Channels(w.part(g, true)),
+        Weights::Elements(g) => Weights::Elements(w.part(g, true)),
+    };
+    weighted_sum(w, job, weights)
+}
+
+/// XGrad-CAM: `a_c = Σ G ⊙ A / ΣA`, stabilised (`methods.md` 6.3). For a gradient that is the same at all pixels that is
+/// the gradient itself (`methods.md` 2).
+pub(super) fn xgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+    let weights = match layer_gradient(w, job) {
+        Weights::Channels(g) => g,
+        Weights::Elements(g) => {
+            let a = w.value(job.layer);
+            let product = w.multiply(a, g);
+            let (weighted, plain) = (pixel_sum(w, job, product, 1.0), pixel_sum(w, job, a, 1.0));
+            w.divide(weighted, plain, None, EPS_X)
         }
     };
-    let x = w.value(job.layer);
+    weighted_sum(w, job, Weights::Channels(weights))
+}
+
+/// WGrad-CAM: `a_c = mean G ⊙ A` (`methods.md` 6.4).
+pub(super) fn wgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+    let (a, mean) = (w.value(job.layer), 1.0 / pixels(w, job));
+    let weights = match layer_gradient(w, job) {
+        Weights::Channels(g) => {
+            let a = pixel_sum(w, job, a, mean);
+            w.multiply(a, g)
+        }
+        Weights::Elements(g) => {
+            let product = w.multiply(a, g);
+            pixel_sum(w, job, product, mean)
+        }
+    };
+    weighted_sum(w, job, Weights::Channels(weights))
+}
+
+/// Grad-CAM++, form S (`methods.md` 6.2): `a_c = Σ α ⊙ ReLU(G)`, `α = G² / stabilise(2·G² + ΣA·G³)`. Only pixels with
+/// G > 0 count, so with `P = ReLU(G)` this is `a_c = Σ P³ / stabilise(2·P² + ΣA·P³)`.
+pub(super) fn grad_cam_plus_plus(w: &mut Writer<'_>, job: &Job) -> RawMap {
+    let (g, repeated) = match layer_gradient(w, job) {
+        Weights::Channels(g) => (g, pixels(w, job)),
+        Weights::Elements(g) => (g, 1.0),
+    };
+    let a = w.value(job.layer);
+    let sums = pixel_sum(w, job, a, 1.0);
+    let p = w.part(g, true);
+    let square = w.multiply(p, p);
+    let cube = w.multiply(square, p);
+    let (twice, third) = (w.like(square), w.like(cube));
+    w.push(Instr::Add { a: square, b: square, relu: false, y: twice });
+    w.push(Instr::ChannelScale { x: cube, channels: w.shape(job.layer).c, weights: sums, y: third });
+    let terms = w.divide(cube, twice, Some(third), EPS_PLUS);
+    let weights = pixel_sum(w, job, terms, repeated);
+    weighted_sum(w, job, Weights::Channels(weights))
+}
+
+/// What activations are weighted by.
+enum Weights {
+    /// One number a channel.
+    Channels(Reg),
+    /// One number an element.
+    Elements(Reg),
+}
+
+/// Gradient of each class's logit at the layer.
+fn layer_gradient(w: &mut Writer<'_>, job: &Job) -> Weights {
+    match pooled_head(w.graph, job.layer).filter(|_| job.closed_forms) {
+        // The gradient of a pooled linear head is the class's row, spread evenly over the pixels (`methods.md` 2).
+        Some(param) => {
+            let y = w.class_reg(w.shape(job.layer).c);
+            let weight = WeightRef { param, variant: Variant::Plain };
+            w.push(Instr::ClassRow { w: weight, classes: job.classes, scale: 1.0 / pixels(w, job), y });
+            Weights::Channels(y)
+        }
+        None => Weights::Elements(gradient::at(w, job, job.layer, &Composite::GRADIENT)),
+    }
+}
+
+fn pixels(w: &Writer<'_>, job: &Job) -> f32 {
+    let shape = w.shape(job.layer);
+    (shape.h * shape.w) as f32
+}
+
+/// `scale · Σ x` over the pixels of each channel.
+fn pixel_sum(w: &mut Writer<'_>, job: &Job, x: Reg, scale: f32) -> Reg {
+    let channels = w.shape(job.layer).c;
+    let y = w.with_lanes_of(x, channels);
+    w.push(Instr::PixelSum { x, channels, scale, y });
+    y
+}
+
+/// Sum over the channels of the weighted activations.
+fn weighted_sum(w: &mut Writer<'_>, job: &Job, weights: Weights) -> RawMap {
+    let (shape, a) = (w.shape(job.layer), w.value(job.layer));
+    let (x, weights) = match weights {
+        Weights::Channels(weights) => (a, Some(weights)),
+        Weights::Elements(weights) => (w.multiply(a, weights), None),
+    };
     let map = w.class_reg(shape.h * shape.w);
-    w.push(Instr::ChannelSum { x, channels: shape.c, weights: Some(weights), y: map });
+    w.push(Instr::ChannelSum { x, channels: shape.c, weights, y: map });
     RawMap { map, size: (shape.h, shape.w) }
 }
 

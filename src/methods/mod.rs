@@ -53,13 +53,19 @@ pub struct RawMap {
     pub size: (usize, usize),
 }
 
+/// Passes of methods that read the gradient at a layer.
+const TO_LAYER: &str = "forward, backward to the layer (none for pooled linear heads)";
+
+/// Passes of methods that read the gradient at the input.
+const TO_INPUT: &str = "forward, backward to the input";
+
 /// All methods.
 pub const METHODS: &[Method] = &[
     Method {
         name: "grad-cam",
         level: Level::Layer,
         sign: "signed",
-        passes: "forward, backward to the layer (none for pooled linear heads)",
+        passes: TO_LAYER,
         source: "Selvaraju et al., ICCV 2017",
         write: cam::grad_cam,
     },
@@ -72,10 +78,50 @@ pub const METHODS: &[Method] = &[
         write: lrp::epsilon_plus,
     },
     Method {
+        name: "grad-cam++",
+        level: Level::Layer,
+        sign: "not negative where the layer is not",
+        passes: TO_LAYER,
+        source: "Chattopadhay et al., WACV 2018",
+        write: cam::grad_cam_plus_plus,
+    },
+    Method {
+        name: "xgrad-cam",
+        level: Level::Layer,
+        sign: "signed",
+        passes: TO_LAYER,
+        source: "Fu et al., BMVC 2020",
+        write: cam::xgrad_cam,
+    },
+    Method {
+        name: "hires-cam",
+        level: Level::Layer,
+        sign: "signed",
+        passes: TO_LAYER,
+        source: "Draelos and Carin, arXiv 2011.08891, 2020",
+        write: cam::hires_cam,
+    },
+    Method {
+        name: "layer-cam",
+        level: Level::Layer,
+        sign: "not negative where the layer is not",
+        passes: TO_LAYER,
+        source: "Jiang et al., IEEE TIP 2021",
+        write: cam::layer_cam,
+    },
+    Method {
+        name: "wgrad-cam",
+        level: Level::Layer,
+        sign: "signed",
+        passes: TO_LAYER,
+        source: "Zhang et al., AAAI 2021, as ucag reads its abstract",
+        write: cam::wgrad_cam,
+    },
+    Method {
         name: "gradient",
         level: Level::Input,
         sign: "not negative",
-        passes: "forward, backward to the input",
+        passes: TO_INPUT,
         source: "Simonyan et al., ICLR workshop 2014",
         write: gradient::gradient,
     },
@@ -83,7 +129,7 @@ pub const METHODS: &[Method] = &[
         name: "guided",
         level: Level::Input,
         sign: "not negative",
-        passes: "forward, backward to the input",
+        passes: TO_INPUT,
         source: "Springenberg et al., ICLR workshop 2015",
         write: gradient::guided,
     },
@@ -91,7 +137,7 @@ pub const METHODS: &[Method] = &[
         name: "deconv",
         level: Level::Input,
         sign: "not negative",
-        passes: "forward, backward to the input",
+        passes: TO_INPUT,
         source: "Zeiler and Fergus, ECCV 2014",
         write: gradient::deconv,
     },
@@ -99,7 +145,7 @@ pub const METHODS: &[Method] = &[
         name: "input-x-gradient",
         level: Level::Input,
         sign: "signed",
-        passes: "forward, backward to the input",
+        passes: TO_INPUT,
         source: "Shrikumar et al., arXiv 1605.01713, 2016",
         write: gradient::input_times_gradient,
     },

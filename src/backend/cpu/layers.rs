@@ -263,7 +263,7 @@ pub(super) fn seed(classes: View<'_>, value: Option<View<'_>>, y: Target<'_>) {
     }
 }
 
-pub(super) fn pixel_mean(workers: &Workers, channels: usize, x: View<'_>, y: Target<'_>) {
+pub(super) fn pixel_sum(workers: &Workers, channels: usize, scale: f32, x: View<'_>, y: Target<'_>) {
     let lanes = y.lanes;
     y.parts(workers, channels, |b, _, y| {
         let x = x.of(b, lanes);
@@ -271,8 +271,7 @@ pub(super) fn pixel_mean(workers: &Workers, channels: usize, x: View<'_>, y: Tar
         for pixel in x.chunks_exact(channels) {
             y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
         }
-        let pixels = (x.len() / channels) as f32;
-        y.iter_mut().for_each(|y| *y /= pixels);
+        y.iter_mut().for_each(|y| *y *= scale);
     });
 }
 
@@ -303,6 +302,16 @@ pub(super) fn channel_sum(workers: &Workers, channels: usize, x: View<'_>, weigh
                 }
             }
             *y = sums.iter().sum();
+        }
+    });
+}
+
+pub(super) fn channel_scale(workers: &Workers, channels: usize, x: View<'_>, weights: View<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN.next_multiple_of(channels), |b, start, y| {
+        let (x, weights) = (&x.of(b, lanes)[start..], weights.of(b, lanes));
+        for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+            y.iter_mut().zip(x).zip(weights).for_each(|((y, x), w)| *y = x * w);
         }
     });
 }

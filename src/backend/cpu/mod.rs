@@ -183,12 +183,15 @@ impl Cpu {
             Instr::TopK { p, k, classes } => layers::top_k(view!(p), *k, target!(classes)),
             Instr::Pick { p, classes, y } => layers::pick(view!(p), view!(classes), target!(y)),
             Instr::Seed { classes, value, y } => layers::seed(view!(classes), view_opt!(value), target!(y)),
-            Instr::PixelMean { x, channels, y } => layers::pixel_mean(w, *channels, view!(x), target!(y)),
+            Instr::PixelSum { x, channels, scale, y } => layers::pixel_sum(w, *channels, *scale, view!(x), target!(y)),
             Instr::ClassRow { w: weight, classes, scale, y } => {
                 layers::class_row(self.linear_weight(weight), view!(classes), *scale, target!(y));
             }
             Instr::ChannelSum { x, channels, weights, y } => {
                 layers::channel_sum(w, *channels, view!(x), view_opt!(weights), target!(y));
+            }
+            Instr::ChannelScale { x, channels, weights, y } => {
+                layers::channel_scale(w, *channels, view!(x), view!(weights), target!(y));
             }
             Instr::ChannelMax { x, channels, y } => layers::channel_max(w, *channels, view!(x), target!(y)),
             Instr::Keep { x, y } => target!(y).data.copy_from_slice(view!(x).data),

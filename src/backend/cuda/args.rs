@@ -65,7 +65,7 @@ arguments! {
         scale: f32;
         unused: u32;
     }
-    ChannelArgs 96 { x, weights, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
+    ChannelArgs 96 { x, weights, y: Value; bad: *mut u32; pixels, channels, count: u32; scale: f32; }
     UnfoldArgs 72 {
         image: *const u8;
         rows, cols: *const u8;

@@ -155,7 +155,7 @@ pub(super) fn channel(
     count: usize,
 ) -> ChannelArgs {
     let (pixels, channels, count) = (pixels as u32, channels as u32, count as u32);
-    ChannelArgs { x, weights, y, bad, pixels, channels, count, unused: 0 }
+    ChannelArgs { x, weights, y, bad, pixels, channels, count, scale: 1.0 }
 }
 
 pub(super) fn map(from: (usize, usize), to: (usize, usize), x: Value, range: Value, y: Value) -> MapArgs {

@@ -67,8 +67,9 @@ kernels! {
     PICK "pick" HeadArgs 256;
     SEED "seed" HeadArgs 256;
     CLASS_ROW "class_row" HeadArgs 256;
-    PIXEL_MEAN "pixel_mean" ChannelArgs 256;
+    PIXEL_SUM "pixel_sum" ChannelArgs 256;
     CHANNEL_SUM "channel_sum" ChannelArgs 256;
+    CHANNEL_SCALE "channel_scale" ChannelArgs 256;
     CHANNEL_MAX "channel_max" ChannelArgs 256;
     UNFOLD "unfold" UnfoldArgs 256;
     RESIZE_ACROSS "resize_across" ResizeArgs 256;

@@ -137,13 +137,18 @@ impl Cuda {
                 let args = HeadArgs { w, scale: *scale, ..head(none, v(y), Some(v(classes)), bad, count(y)) };
                 self.launch(&k::CLASS_ROW, [y.len.div_ceil(256), count(y).min(MOST), 1], &args)
             }
-            Instr::PixelMean { x, channels, y } => {
+            Instr::PixelSum { x, channels, scale, y } => {
                 let args = channel(v(x), none, v(y), bad, x.len / channels, *channels, count(y));
-                self.launch(&k::PIXEL_MEAN, [channels.div_ceil(32), count(y).min(MOST), 1], &args)
+                let args = ChannelArgs { scale: *scale, ..args };
+                self.launch(&k::PIXEL_SUM, [channels.div_ceil(32), count(y).min(MOST), 1], &args)
             }
             Instr::ChannelSum { x, channels, weights, y } => {
                 let args = channel(v(x), opt(weights), v(y), bad, x.len / channels, *channels, count(y));
                 self.over_channels(&k::CHANNEL_SUM, &args)
+            }
+            Instr::ChannelScale { x, channels, weights, y } => {
+                let args = channel(v(x), v(weights), v(y), bad, x.len / channels, *channels, count(y));
+                self.launch(&k::CHANNEL_SCALE, [y.len.div_ceil(1024), count(y).min(MOST), 1], &args)
             }
             Instr::ChannelMax { x, channels, y } => {
                 let args = channel(v(x), none, v(y), bad, x.len / channels, *channels, count(y));
