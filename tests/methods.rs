@@ -81,6 +81,7 @@ fn check(network: &Network, method: &'static str) {
 #[cfg(feature = "cuda")]
 fn check_on_gpu(network: &Network, method: &'static str) {
     use common::{assert_nmse, spearman, to_f64, tolerance};
+    use ucag::methods::Level;
 
     let what = format!("{method} on {} on a GPU", network.model.name);
     let setting = Setting { device: Device::Cuda(0), method, batch: 1, threads: 1 };
@@ -97,8 +98,10 @@ fn check_on_gpu(network: &Network, method: &'static str) {
             _ => (tolerance::HALF_MAP, 0.99),
         };
         assert_nmse(&format!("{what}, {kind}"), &got, &to_f64(&want), error);
+        // A layer's plain map is four numbers here, whose ranks mean nothing where two are nearly equal.
+        let few = kind == "plain" && Method::named(method).expect("a method").level == Level::Layer;
         let rank = spearman(&want, &got);
-        assert!(rank >= least, "{what}, {kind}: Spearman {rank}");
+        assert!(few || rank >= least, "{what}, {kind}: Spearman {rank}");
     }
 }
 
