@@ -1,5 +1,6 @@
-//! Explains the decision of an image classifier: Grad-CAM and layer-wise relevance propagation, sharpened by UCAG (Hong,
-//! Nam, Jeon and Lee, *Unfold and Conquer Attribution Guidance*, AAAI 2023).
+//! Explains the decision of an image classifier: class activation maps, gradients and layer-wise relevance propagation,
+//! sharpened by UCAG (Hong, Nam, Jeon and Lee, *Unfold and Conquer Attribution Guidance*, AAAI 2023). On NVIDIA GPUs with
+//! the feature `cuda`, on the CPU everywhere.
 //!
 //! ```no_run
 //! use ucag::{Explainer, Target, io::Photo};

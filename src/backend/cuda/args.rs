@@ -26,6 +26,11 @@ macro_rules! arguments {
             #[repr(C)]
             pub struct $name { $($(pub $field: $type,)+)* }
         )*
+        $(impl $name {
+            /// No operands, no sizes.
+            // SAFETY: numbers and pointers, for which zeros are 0 and null.
+            pub const NONE: Self = unsafe { std::mem::zeroed() };
+        })*
         // `kernels/args.cuh` asserts the same.
         $(const _: () = assert!(size_of::<$name>() == $size);)*
     };

@@ -1,6 +1,6 @@
 //! Which kernel a convolution runs on. All give the same bits, so the choice may look at the size of the batch.
 
-use super::args::{ConvArgs, Value};
+use super::args::ConvArgs;
 use super::kernels::Kernel;
 use crate::backend::taps::Phase;
 use crate::net::Shape;
@@ -91,13 +91,6 @@ pub(super) fn choose(
 pub(super) fn arguments(phase: &Phase, source: Shape, result: Shape) -> ConvArgs {
     let i = |n: usize| n as i32;
     ConvArgs {
-        x: Value::NONE,
-        mul: Value::NONE,
-        add: Value::NONE,
-        y: Value::NONE,
-        w: std::ptr::null(),
-        bias: std::ptr::null(),
-        bad: std::ptr::null_mut(),
         xh: i(source.h),
         xw: i(source.w),
         xc: i(source.c),
@@ -116,7 +109,6 @@ pub(super) fn arguments(phase: &Phase, source: Shape, result: Shape) -> ConvArgs
         first_x: phase.first[1] as i32,
         tap_rows: i(phase.taps[0]),
         tap_cols: i(phase.taps[1]),
-        count: 0,
-        relu: 0,
+        ..ConvArgs::NONE
     }
 }

@@ -86,28 +86,9 @@ fn window_args(window: &Window) -> [i32; 6] {
 
 pub(super) fn pool(g: &PoolGeom, count: usize) -> PoolArgs {
     let [kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x] = window_args(&g.window);
-    let [xh, xw, yh, yw, c] = [g.x.h, g.x.w, g.y.h, g.y.w, g.y.c].map(|n| n as i32);
-    let (none, index, bad) = (Value::NONE, std::ptr::null_mut(), std::ptr::null_mut());
-    let count = count as u32;
-    PoolArgs {
-        x: none,
-        add: none,
-        y: none,
-        index,
-        bad,
-        xh,
-        xw,
-        yh,
-        yw,
-        c,
-        kernel_y,
-        kernel_x,
-        stride_y,
-        stride_x,
-        pad_y,
-        pad_x,
-        count,
-    }
+    let ([xh, xw, yh, yw, c], count) = (sizes(g.x, g.y), count as u32);
+    let none = PoolArgs::NONE;
+    PoolArgs { xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, count, ..none }
 }
 
 pub(super) fn average(g: &AvgGeom, count: usize) -> AverageArgs {
@@ -116,28 +97,14 @@ pub(super) fn average(g: &AvgGeom, count: usize) -> AverageArgs {
         AvgPool::Adaptive(..) => (Window::square(1, 1, 0), 1),
     };
     let [kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x] = window_args(&window);
-    let [xh, xw, yh, yw, c] = [g.x.h, g.x.w, g.y.h, g.y.w, g.y.c].map(|n| n as i32);
-    let (none, bad, count) = (Value::NONE, std::ptr::null_mut(), count as u32);
-    AverageArgs {
-        x: none,
-        mul: none,
-        add: none,
-        y: none,
-        bad,
-        xh,
-        xw,
-        yh,
-        yw,
-        c,
-        kernel_y,
-        kernel_x,
-        stride_y,
-        stride_x,
-        pad_y,
-        pad_x,
-        adaptive,
-        count,
-    }
+    let ([xh, xw, yh, yw, c], count) = (sizes(g.x, g.y), count as u32);
+    let none = AverageArgs::NONE;
+    AverageArgs { xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, adaptive, count, ..none }
+}
+
+/// Rows and columns of a pooling's input and result, and their channels.
+fn sizes(x: Shape, y: Shape) -> [i32; 5] {
+    [x.h, x.w, y.h, y.w, y.c].map(|n| n as i32)
 }
 
 pub(super) fn head(x: Value, y: Value, classes: Option<Value>, bad: *mut u32, count: usize) -> HeadArgs {

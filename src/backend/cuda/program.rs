@@ -5,7 +5,7 @@ use super::fill::{Product, is_plain, kind};
 use super::memory::Buffer;
 use super::tables::{DeviceTables, blends};
 use crate::backend::taps::Direction;
-use crate::backend::{Dtype, Instr, Slot, Step, Tables};
+use crate::backend::{Instr, Slot, Step, Tables};
 use crate::error::Result;
 use crate::net::Shape;
 
@@ -28,12 +28,10 @@ impl Cuda {
                 Instr::Conv { g, w, bias, x, add, relu, y } => {
                     let (add, relu) = (add.as_ref(), *relu);
                     let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
-                    if let Some(kind) = is_plain(g).then(|| kind(&product, false)).flatten() {
-                        self.gemm.prepare(&kind)?;
-                    }
+                    let kind = is_plain(g).then(|| kind(&product, false)).flatten();
+                    kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
                     self.weights.conv(g, *w, Direction::Forward)?;
-                    self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
-                    self.weights.bias(w.param, *bias, false)?;
+                    self.weights.bias(w.param, *bias, kind.is_some_and(|kind| kind.half))?;
                 }
                 Instr::ConvBack { g, w, .. } => {
                     self.weights.conv(g, *w, Direction::Backward)?;
@@ -41,17 +39,13 @@ impl Cuda {
                 Instr::Linear { w, bias, x, add, relu, y } => {
                     let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
                     let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
-                    match kind(&product, true) {
-                        Some(kind) => {
-                            self.gemm.prepare(&kind)?;
-                            self.weights.linear(*w)?;
-                        }
-                        None => {
-                            self.weights.turned(*w)?;
-                        }
-                    }
-                    self.weights.bias(w.param, *bias, y.dtype == Dtype::F16)?;
-                    self.weights.bias(w.param, *bias, false)?;
+                    let kind = kind(&product, true);
+                    kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
+                    match kind {
+                        Some(_) => self.weights.linear(*w)?,
+                        None => self.weights.turned(*w)?,
+                    };
+                    self.weights.bias(w.param, *bias, kind.is_some_and(|kind| kind.half))?;
                 }
                 Instr::LinearBack { w, .. } | Instr::ClassRow { w, .. } => {
                     self.weights.linear(*w)?;
