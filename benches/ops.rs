@@ -79,7 +79,7 @@ fn convolutions(c: &mut Criterion) {
             let mut arena = Arena(0);
             let (x, y) = (arena.slot(g.x.len(), Scope::Batch), arena.slot(g.y.len(), Scope::Batch));
             let macs = g.y.len() * g.x.c * window.kernel[0] * window.kernel[1] * BATCH;
-            let w = WeightRef { param, variant: Variant::Plain };
+            let w = WeightRef::plain(param);
             let forward = Instr::Conv { g, w, bias: Some(Variant::Plain), x, add: None, relu: true, y };
             let back = Instr::ConvBack { g, w, dy: y, mul: None, add: None, dx: x };
             for (instr, direction) in [(forward, "forward"), (back, "backward")] {

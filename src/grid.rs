@@ -251,7 +251,7 @@ impl Samples {
 }
 
 /// Keys' kernel with a = −0.75; taps clamp at the patch's own edge (`methods.md` 1.4).
-fn bicubic(s: f64, crop: &Span) -> Taps {
+pub(crate) fn bicubic(s: f64, crop: &Span) -> Taps {
     const A: f64 = -0.75;
     let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
     let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;

@@ -28,7 +28,7 @@ fn engine_agrees_with_the_oracle() {
         let oracle = Oracle::new(&graph, size, &picture.normalised());
         let classes = [5, 2, 5];
         for stop in [NodeId(0), graph.layer(layer).expect("a layer")] {
-            let found = walk(&graph, &picture, &classes, stop, &Composite::GRADIENT, false);
+            let found = walk(&graph, &picture, &classes, stop, &Composite::gradient(), false);
             let expected: Vec<f64> = classes.iter().flat_map(|c| oracle.gradient(*c)[stop.0].clone()).collect();
             let what = format!("{model}, gradient at {}", graph.node(stop).name);
             common::assert_nmse(&what, &found, &expected, tolerance::GRADIENT);
@@ -109,12 +109,12 @@ fn rectifiers_let_only_positive_signals_through() {
         let oracle = Oracle::new(&graph, size, &picture.normalised());
         let nodes = graph.nodes().iter().enumerate().filter(|(_, node)| matches!(node.op, Op::Relu));
         for (relu, input) in nodes.map(|(i, node)| (NodeId(i), node.inputs[0])).step_by(3) {
-            for composite in [Composite::GUIDED, Composite::DECONV] {
+            for composite in [Composite::guided(), Composite::deconv()] {
                 let found = walk(&graph, &picture, &[2], input, &composite, false);
                 let name = &graph.node(relu).name;
                 assert!(found.iter().all(|d| *d >= 0.0), "{model}: {name} lets negative signals through");
                 assert!(found.iter().any(|d| *d > 0.0), "{model}: {name} lets nothing through");
-                let silent = |(y, d): (&f64, &f32)| *y > 1e-6 || *d == 0.0 || composite == Composite::DECONV;
+                let silent = |(y, d): (&f64, &f32)| *y > 1e-6 || *d == 0.0 || composite == Composite::deconv();
                 let masked = oracle.values[relu.0].iter().zip(&found).all(silent);
                 assert!(masked, "{model}: {name} lets signals through where it gave nothing");
             }

@@ -5,7 +5,7 @@ mod common;
 use common::case::{ADDS, Add, Case, Operand, Oracle, SAMPLES, Write, layer, no_layer, same, weight, window};
 use common::reference::{self as oracle, Average, Window};
 use common::rig::Rig;
-use ucag::backend::{AvgGeom, Dtype, Instr, PoolGeom, Scope, Slot, Variant};
+use ucag::backend::{AvgGeom, Divisor, Dtype, Instr, PoolGeom, Scope, Seed, Sign, Slot, Unary, Variant};
 use ucag::net::{AvgPool, Shape};
 
 fn max_pool(h: usize, w: usize, c: usize, window: Window, ties: bool) {
@@ -135,22 +135,35 @@ fn elementwise(name: &str, operands: Vec<Operand>, adds: &[Add], write: Write<'_
     }
 }
 
+/// Functions of one number with their definitions.
+fn unary() -> [(Unary, fn(f64) -> f64); 7] {
+    [
+        (Unary::Positive, |v| v.max(0.0)),
+        (Unary::Negative, |v| v.min(0.0)),
+        (Unary::Absolute, f64::abs),
+        (Unary::Times(-2.5), |v| -2.5 * v),
+        (Unary::Plus(0.75), |v| v + 0.75),
+        (Unary::Sigmoid(10.0), |v| 1.0 / (1.0 + (-10.0 * v).exp())),
+        (Unary::Tanh(2.0), |v| (2.0 * v).tanh()),
+    ]
+}
+
 #[test]
 fn elementwise_instructions() {
     let none = &[Add::Nowhere];
     for len in [1, 35, 3 * 16384 + 5] {
         let (x, y) = (Operand::random(1, 1, len), Operand::random(2, 1, len));
         let two = Operand::random(3, 2, len);
-        elementwise("relu", vec![x.clone()], none, &|o, _, y| Instr::Relu { x: o[0], y }, &|o| oracle::relu(o[0]));
-        for positive in [true, false] {
-            let expected = |o: &[&[f64]]| if positive { oracle::positive(o[0]) } else { oracle::negative(o[0]) };
-            let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Part { x: o[0], positive, y };
-            elementwise("part", vec![x.clone()], none, &write, &expected);
+        for (f, expected) in unary() {
+            let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Unary { f, x: o[0], y };
+            let of_all = |o: &[&[f64]]| o[0].iter().map(|v| expected(*v)).collect();
+            elementwise(&format!("{f:?}"), vec![x.clone()], none, &write, &of_all);
         }
         let mask = |o: &[&[f64]]| o[0].iter().zip(o[1]).map(|(y, dy)| if *y > 0.0 { *dy } else { 0.0 }).collect();
         let rectified = x.clone().map(|v| v.max(0.0));
-        let write = |o: &[Slot], add: Option<Slot>, dx: Slot| Instr::ReluBack { y: o[0], dy: o[1], add, dx };
-        elementwise("relu back", vec![rectified, two.clone()], &ADDS, &write, &mask);
+        let keep = Sign::Positive;
+        let write = |o: &[Slot], add: Option<Slot>, y: Slot| Instr::Mask { keep, x: o[0], r: o[1], add, y };
+        elementwise("mask", vec![rectified, two.clone()], &ADDS, &write, &mask);
         for relu in [false, true] {
             let sum = |o: &[&[f64]]| {
                 let sum = oracle::sum(o[0], o[1]);
@@ -164,11 +177,12 @@ fn elementwise_instructions() {
         elementwise("multiply", vec![x.clone(), two.clone()], &ADDS, &write, &|o| oracle::product(o[0], o[1]));
         // Zeros among the divisors: sgn(0) = 1.
         let z = y.clone().map(|v| if v.abs() < 0.2 { 0.0 } else { v });
-        let eps = 0.25;
-        let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Divide { r: o[0], z: o[1], z2: None, eps, y };
+        let (by, scale) = (Divisor::Signed(0.25), 1.0);
+        let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Divide { r: o[0], z: o[1], z2: None, by, scale, y };
         let quotient = |o: &[&[f64]]| oracle::quotient(o[0], o[1], 0.25);
         elementwise("divide", vec![two.clone(), z.clone()], none, &write, &quotient);
-        let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Divide { r: o[0], z: o[1], z2: Some(o[2]), eps, y };
+        let write =
+            |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Divide { r: o[0], z: o[1], z2: Some(o[2]), by, scale, y };
         let quotient = |o: &[&[f64]]| oracle::quotient(o[0], &oracle::sum(o[1], o[2]), 0.25);
         elementwise("divide by a sum", vec![two, z, x], none, &write, &quotient);
     }
@@ -270,9 +284,9 @@ fn heads() {
 
     let picked = run(1, Scope::All, &|p, classes, y| Instr::Pick { p, classes, y });
     assert_eq!(picked, each(&|s, c| vec![p.of(s, 0)[c]]));
-    let seeds = run(20, Scope::Batch, &|_, classes, y| Instr::Seed { classes, value: None, y });
+    let seeds = run(20, Scope::Batch, &|_, classes, y| Instr::Seed { classes, seed: Seed::One, x: None, y });
     assert_eq!(seeds, each(&|_, c| one_hot(c, 1.0)));
-    let seeds = run(20, Scope::Batch, &|p, classes, y| Instr::Seed { classes, value: Some(p), y });
+    let seeds = run(20, Scope::Batch, &|p, classes, y| Instr::Seed { classes, seed: Seed::Value, x: Some(p), y });
     assert_eq!(seeds, each(&|s, c| one_hot(c, p.of(s, 0)[c])));
     let rows =
         run(6, Scope::Batch, &|_, classes, y| Instr::ClassRow { w: weight(Variant::Plain), classes, scale: 0.25, y });

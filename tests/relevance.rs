@@ -7,8 +7,8 @@ use std::sync::Arc;
 use common::oracle::{EPSILON_PLUS, Oracle, Rules};
 use common::rig::{Picture, walk};
 use common::tolerance;
-use ucag::backend::Variant;
-use ucag::engine::{Composite, Part, Recipe, Rule};
+use ucag::backend::Divisor;
+use ucag::engine::{Composite, Rule};
 use ucag::net::{Graph, NodeId, Op};
 use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
@@ -39,7 +39,7 @@ fn epsilon_plus_agrees_with_the_oracle() {
         let oracle = Oracle::new(&graph, size, &picture.normalised());
         let classes = [6, 0];
         for stop in [NodeId(0), graph.layer(layer).expect("a layer")] {
-            let found = walk(&graph, &picture, &classes, stop, &Composite::EPSILON_PLUS, true);
+            let found = walk(&graph, &picture, &classes, stop, &Composite::epsilon_and(Rule::ZPlus), true);
             let expected = |c: &usize| oracle.relevance(*c, EPSILON_PLUS)[stop.0].clone();
             let expected: Vec<f64> = classes.iter().flat_map(expected).collect();
             let what = format!("{model}, relevance at {}", graph.node(stop).name);
@@ -78,7 +78,7 @@ fn relevance_is_conserved() {
         let blocks = ["layer1", "layer2", "layer3", "layer4", "avgpool"].iter().filter_map(|n| graph.layer(n).ok());
         let chain = (0..graph.nodes().len()).map(NodeId).filter(|_| !model.starts_with("resnet"));
         for stop in blocks.chain(chain).chain([NodeId(0)]).filter(|n| *n != graph.output()) {
-            let found = walk(&graph, &picture, &[class], stop, &Composite::EPSILON_PLUS, true);
+            let found = walk(&graph, &picture, &[class], stop, &Composite::epsilon_and(Rule::ZPlus), true);
             let sum: f64 = found.iter().map(|r| f64::from(*r)).sum();
             let lost = (sum - logit).abs() / logit.abs();
             let name = &graph.node(stop).name;
@@ -112,9 +112,9 @@ fn every_node_conserves_in_the_oracle() {
 #[test]
 fn epsilon_of_nothing_is_input_times_gradient() {
     const TINY: f32 = 1e-30;
-    let rule = Rule::Weighted(Recipe { eps: TINY, bias: Variant::Plain, terms: &[(Part::Whole, Variant::Plain)] });
-    let norm = Rule::Norm(TINY);
-    let composite = Composite { conv: rule, linear: rule, relu: Rule::Pass, avg_pool: norm, add: norm };
+    let (rule, share) = (Rule::Epsilon(TINY), Rule::Share(Divisor::Signed(TINY)));
+    let (relu, gradient) = (Rule::Pass, Composite::gradient());
+    let composite = Composite { conv: rule, linear: rule, relu, avg_pool: share, add: share, ..gradient };
     for (model, _, size) in CASES {
         let graph = bias_free(model);
         let picture = Picture::new(size.0, size.1, 5);

@@ -88,7 +88,7 @@ impl List {
     }
 
     fn of_convolution(&mut self, name: &str, g: ConvGeom, param: ParamId, residual: bool, only_forward: bool) {
-        let w = WeightRef { param, variant: Variant::Plain };
+        let w = WeightRef::plain(param);
         self.add(PRODUCT, &format!("{name} to {}", g.y.c), g.x, self.all, |m, len| {
             let add = residual.then(|| m.half(g.y.len()));
             Instr::Conv { g, w, bias: Some(Variant::Plain), x: m.half(len), add, relu: true, y: m.half(g.y.len()) }
@@ -106,7 +106,7 @@ impl List {
     }
 
     fn of_linear(&mut self, name: &str, inputs: usize, outputs: usize, param: ParamId, last: bool) {
-        let (w, all) = (WeightRef { param, variant: Variant::Plain }, self.all);
+        let (w, all) = (WeightRef::plain(param), self.all);
         let [from, to] = [inputs, outputs].map(|c| Shape::new(1, 1, c));
         self.add(PRODUCT, &format!("{name} to {outputs}"), from, all, |m, len| {
             let y = if last { m.float(outputs) } else { m.half(outputs) };
@@ -122,12 +122,17 @@ impl List {
     }
 
     fn of_head(&mut self, name: &str, from: Shape, to: Shape, param: ParamId) {
-        let (w, all) = (WeightRef { param, variant: Variant::Plain }, self.all);
+        let (w, all) = (WeightRef::plain(param), self.all);
         let classes = |m: &mut Arena, k| m.shared(k, Dtype::U32);
         self.add("softmax", "logits", to, all, |m, n| Instr::Softmax { logits: m.float(n), p: m.float(n) });
         self.add("top_k", "p", to, 1, |m, n| Instr::TopK { p: m.float(n), k: 5, classes: classes(m, 5) });
         self.add("pick", "p", to, all, |m, n| Instr::Pick { p: m.float(n), classes: classes(m, 1), y: m.float(1) });
-        self.add("seed", "logits", to, all, |m, n| Instr::Seed { classes: classes(m, 1), value: None, y: m.float(n) });
+        self.add("seed", "logits", to, all, |m, n| Instr::Seed {
+            classes: classes(m, 1),
+            seed: Seed::One,
+            x: None,
+            y: m.float(n),
+        });
         self.add("class_row", name, from, all, |m, n| Instr::ClassRow {
             w,
             classes: classes(m, 1),
@@ -146,7 +151,11 @@ impl List {
                 y: m.half(n),
             }),
             Op::Relu => {
-                self.add("eltwise_relu", name, y, all, |m, n| Instr::Relu { x: m.half(n), y: m.half(n) });
+                self.add("eltwise_relu", name, y, all, |m, n| Instr::Unary {
+                    f: Unary::Positive,
+                    x: m.half(n),
+                    y: m.half(n),
+                });
                 self.add("eltwise_relu_back", name, y, FEW, |m, n| Instr::ReluBack {
                     y: m.half(n),
                     dy: m.float(n),

@@ -4,7 +4,7 @@
 //! The input-gradient of a strided convolution falls apart into stride² *phases*, each an unstrided gather with the
 //! taps that reach it, so that no product with an inserted zero is ever formed.
 
-use super::{ConvGeom, Variant};
+use super::{ConvGeom, WeightRef};
 use crate::net::Param;
 
 /// Which way a weight is applied.
@@ -64,8 +64,8 @@ fn reaching(origin: usize, kernel: usize, stride: usize, pad: usize) -> Vec<(usi
     (0..kernel).rev().filter(reaches).map(offset).collect()
 }
 
-/// The kernel positions of both axes that reach each phase, phase by phase.
-fn reaching_phases(g: &ConvGeom) -> impl Iterator<Item = ([usize; 2], [Vec<(usize, isize)>; 2])> {
+/// The kernel positions of both axes that reach each phase, with the offsets of the source pixels, phase by phase.
+pub(crate) fn reaching_phases(g: &ConvGeom) -> impl Iterator<Item = ([usize; 2], [Vec<(usize, isize)>; 2])> {
     let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
     let origins = (0..sy).flat_map(move |y| (0..sx).map(move |x| [y, x]));
     origins.map(move |[y, x]| ([y, x], [reaching(y, kh, sy, py), reaching(x, kw, sx, px)]))
@@ -90,7 +90,8 @@ fn backward(g: &ConvGeom) -> Vec<Phase> {
 
 /// The matrices of all phases, one after the other. Source or result channels beyond the parameter's own, which a
 /// backend may have added to the network's input, get zeros.
-pub(crate) fn pack(param: &Param, g: &ConvGeom, variant: Variant, direction: Direction) -> Vec<f32> {
+pub(crate) fn pack(param: &Param, g: &ConvGeom, w: WeightRef, direction: Direction) -> Vec<f32> {
+    let view = |o: usize, v: f32| w.of(param, o, v);
     let (inputs, outputs, channels) = (param.inputs, param.outputs, g.x.c);
     let tap = |t: usize| &param.weight[t * inputs * outputs..][..inputs * outputs];
     let zeros = |n: usize| std::iter::repeat_n(0.0, n);
@@ -98,7 +99,7 @@ pub(crate) fn pack(param: &Param, g: &ConvGeom, variant: Variant, direction: Dir
     match direction {
         Direction::Forward => {
             for t in 0..param.kernel[0] * param.kernel[1] {
-                packed.extend(tap(t).iter().map(|w| variant.of(*w)));
+                packed.extend(tap(t).iter().enumerate().map(|(i, v)| view(i % outputs, *v)));
                 packed.extend(zeros((channels - inputs) * outputs));
             }
         }
@@ -107,7 +108,7 @@ pub(crate) fn pack(param: &Param, g: &ConvGeom, variant: Variant, direction: Dir
                 for ((ky, _), (kx, _)) in rows.iter().flat_map(|y| cols.iter().map(move |x| (y, x))) {
                     let tap = tap(ky * g.window.kernel[1] + kx);
                     for oc in 0..outputs {
-                        packed.extend((0..inputs).map(|ic| variant.of(tap[ic * outputs + oc])));
+                        packed.extend((0..inputs).map(|ic| view(oc, tap[ic * outputs + oc])));
                         packed.extend(zeros(channels - inputs));
                     }
                 }

@@ -6,9 +6,9 @@ mod rules;
 mod walk;
 
 pub use plan::Request;
-pub use program::{Reg, Writer};
-pub use rules::{Composite, Part, Recipe, Rule};
-pub use walk::walk_down;
+pub use program::{Audit, Reg, Writer};
+pub use rules::{Bounds, Composite, EPS, Part, Rule, SHIFT, Share, is_pointwise};
+pub use walk::{Arrived, Layer, Rules, Walk, transposed, walk_down};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::program::Writer;
-use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
+use crate::backend::{ALIGN, Backend, Dtype, Filter, Instr, Pass, Scaling, Scope, Slot, Step, Storage, Tables, Unary};
 use crate::error::{ErrorKind, Result};
 use crate::frame::Working;
 use crate::grid::{Grid, GridPlan, Mode, Weighting};
 use crate::methods::{Job, Level, Method};
 use crate::models::Network;
-use crate::net::NodeId;
+use crate::net::{NodeId, Shape};
 
 /// What is to be explained and how; everything that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -274,14 +274,16 @@ impl Tail<'_> {
         let (from, to) = (grid.canvas(), grid.image);
         let mut map = canvas;
         if level == Level::Layer {
-            map = self.push("relu", map.len, |y| Instr::Relu { x: map, y });
+            map = self.push("relu", map.len, |y| Instr::Unary { f: Unary::Positive, x: map, y });
         }
         if from != to {
-            map = self.push("resize", to.0 * to.1, |y| Instr::ResizeMap { from, to, x: map, y });
+            let (from, slice, filter) = (Shape::new(from.0, from.1, 1), (0, 1), Filter::Bilinear);
+            let instr = |y| Instr::Resize { from, slice, to, filter, scale: 1.0, x: map, add: None, y };
+            map = self.push("resize", to.0 * to.1, instr);
         }
         if level == Level::Layer {
-            let range = self.push("range", 2, |y| Instr::Range { x: map, y });
-            map = self.push("min-max", map.len, |y| Instr::MinMax { x: map, range, y });
+            let range = self.push("range", 2, |y| Instr::Range { x: map, channels: (1, 1), y });
+            map = self.push("min-max", map.len, |y| Instr::Scale { by: Scaling::MinMax, x: map, range, y });
             for vertical in [false, true] {
                 map = self.push("blur", map.len, |y| Instr::Blur { size: to, vertical, x: map, y });
             }
@@ -292,7 +294,7 @@ impl Tail<'_> {
     /// The map over the frame.
     fn overlay(&mut self, request: &Request, x: Slot) -> Slot {
         let Working { h, w, source, frame: photo, .. } = request.working;
-        let range = self.push("range", 2, |y| Instr::Range { x, y });
+        let range = self.push("range", 2, |y| Instr::Range { x, channels: (1, 1), y });
         let y = self.fixed.place(photo.0 * photo.1 * 3, self.lanes, Dtype::U8, None);
         let level = request.method.level;
         let instr = Instr::Overlay { size: (h, w), photo, source, level, x, range, y };

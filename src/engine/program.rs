@@ -2,12 +2,14 @@
 //!
 //! A method first writes what it does with the network's values and asks for those that it reads. The forward pass is
 //! written afterwards: values nobody asked for are fused into the step that consumes them or die with their last
-//! reader. What must be kept thus follows from the program and is declared nowhere.
+//! reader. What must be kept thus follows from the program and is declared nowhere. A method that runs the network on
+//! further inputs writes a nested program for each.
 
 use std::collections::HashMap;
 
 use crate::backend::{
-    ALIGN, Access, AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Step, Storage, Variant, WeightRef,
+    ALIGN, Access, AvgGeom, ConvGeom, Divisor, Dtype, Instr, PoolGeom, Scope, Slot, Step, Storage, Unary, Variant,
+    WeightRef,
 };
 use crate::error::Result;
 use crate::net::{Graph, NodeId, Op, Shape};
@@ -25,6 +27,19 @@ struct RegInfo {
     fixed: Option<Slot>,
 }
 
+/// Sums that are equal where nothing is lost: `expected` and `found` less `less`. Each is a result of `Totals`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// The node at which relevance came in and went out, or what is summed.
+    pub node: String,
+    /// Terms of what comes in.
+    pub expected: Vec<Reg>,
+    /// Terms of what goes out,
+    pub found: Vec<Reg>,
+    /// and what had been there before.
+    pub less: Vec<Reg>,
+}
+
 /// A program that is being written for one input size.
 pub struct Writer<'g> {
     /// The network.
@@ -33,12 +48,15 @@ pub struct Writer<'g> {
     pub shapes: Vec<Shape>,
     /// Number of explained classes.
     pub lanes: usize,
-    activation: Dtype,
+    storage: Storage,
     values: HashMap<NodeId, Reg>,
     winners: HashMap<NodeId, Reg>,
     regs: Vec<RegInfo>,
     steps: Vec<Step<Reg>>,
+    /// First step of the program that is being written: a nested one begins later.
+    start: usize,
     node: String,
+    audits: Option<Vec<Audit>>,
 }
 
 impl<'g> Writer<'g> {
@@ -48,15 +66,62 @@ impl<'g> Writer<'g> {
     /// # Errors
     /// When the input is too small for the network.
     pub fn new(graph: &'g Graph, size: (usize, usize), lanes: usize, storage: Storage) -> Result<Self> {
-        let mut shapes = graph.shapes(size.0, size.1)?;
-        shapes[0].c = storage.input_channels;
-        let (values, winners, activation) = (HashMap::new(), HashMap::new(), storage.activation);
-        Ok(Self { graph, shapes, lanes, activation, values, winners, regs: vec![], steps: vec![], node: String::new() })
+        let shapes = shapes(graph, size, storage)?;
+        let (values, winners, node) = (HashMap::new(), HashMap::new(), String::new());
+        let (regs, steps, audits) = (vec![], vec![], None);
+        Ok(Self { graph, shapes, lanes, storage, values, winners, regs, steps, start: 0, node, audits })
+    }
+
+    /// Writes a program that runs the network on another input: `write` asks for values of that run. They end with it,
+    /// registers that it returns do not.
+    ///
+    /// # Errors
+    /// When the input is too small for the network.
+    pub fn nested<T>(
+        &mut self,
+        input: Reg,
+        size: (usize, usize),
+        write: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let shapes = std::mem::replace(&mut self.shapes, shapes(self.graph, size, self.storage)?);
+        let values = std::mem::replace(&mut self.values, HashMap::from([(NodeId(0), input)]));
+        let winners = std::mem::take(&mut self.winners);
+        let start = std::mem::replace(&mut self.start, self.steps.len());
+        let result = write(self);
+        self.forward();
+        (self.shapes, self.values, self.winners, self.start) = (shapes, values, winners, start);
+        result
+    }
+
+    /// From now on methods write down what should be conserved.
+    pub fn audit_all(&mut self) {
+        self.audits.get_or_insert_default();
+    }
+
+    /// Whether methods should write down what should be conserved.
+    pub fn audited(&self) -> bool {
+        self.audits.is_some()
+    }
+
+    /// Writes down sums that should be equal.
+    pub fn audit(&mut self, audit: Audit) {
+        self.audits.iter_mut().for_each(|audits| audits.push(audit.clone()));
+    }
+
+    /// Takes what was written down since the last time.
+    pub fn take_audits(&mut self) -> Vec<Audit> {
+        self.audits.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Shape of a node's output.
     pub fn shape(&self, node: NodeId) -> Shape {
         self.shapes[node.0]
+    }
+
+    /// Channels of a node's output as they are stored, and how many of them are the network's own.
+    pub fn channels(&self, node: NodeId) -> (usize, usize) {
+        let stored = self.shape(node).c;
+        (stored, if node == NodeId(0) { COLOURS } else { stored })
     }
 
     /// Names the node that the following steps work for.
@@ -72,6 +137,11 @@ impl<'g> Writer<'g> {
     /// A new register of one lane a class.
     pub fn class_reg(&mut self, len: usize) -> Reg {
         self.add(RegInfo { len, lanes: self.lanes, dtype: Dtype::F32, fixed: None })
+    }
+
+    /// A new register of one lane, stored as activations are.
+    pub fn activation(&mut self, len: usize) -> Reg {
+        self.add(RegInfo { len, lanes: 1, dtype: self.storage.activation, fixed: None })
     }
 
     /// A new register like another one.
@@ -101,7 +171,7 @@ impl<'g> Writer<'g> {
             return *reg;
         }
         // Probabilities follow from the logits, so these are as exact as the sums that they are.
-        let dtype = if node == self.graph.output() { Dtype::F32 } else { self.activation };
+        let dtype = if node == self.graph.output() { Dtype::F32 } else { self.storage.activation };
         let reg = self.add(RegInfo { len: self.shape(node).len(), lanes: 1, dtype, fixed: None });
         self.values.insert(node, reg);
         reg
@@ -131,10 +201,17 @@ impl<'g> Writer<'g> {
         self.steps.push(Step { node: self.node.clone(), instr });
     }
 
-    /// `max(x, 0)` or `min(x, 0)`
-    pub fn part(&mut self, x: Reg, positive: bool) -> Reg {
+    /// `f(x)`
+    pub fn unary(&mut self, f: Unary, x: Reg) -> Reg {
         let y = self.like(x);
-        self.push(Instr::Part { x, positive, y });
+        self.push(Instr::Unary { f, x, y });
+        y
+    }
+
+    /// `a + b`, of `a`'s lanes.
+    pub fn sum(&mut self, a: Reg, b: Reg) -> Reg {
+        let y = self.like(a);
+        self.push(Instr::Add { a, b, relu: false, y });
         y
     }
 
@@ -145,16 +222,35 @@ impl<'g> Writer<'g> {
         y
     }
 
-    /// `r / stabilised(z + z2)`
-    pub fn divide(&mut self, r: Reg, z: Reg, z2: Option<Reg>, eps: f32) -> Reg {
+    /// `r / (z + z2)`
+    pub fn divide(&mut self, r: Reg, z: Reg, z2: Option<Reg>, by: Divisor) -> Reg {
+        self.quotient(r, z, z2, by, 1.0)
+    }
+
+    /// `scale · r / (z + z2)`
+    pub fn quotient(&mut self, r: Reg, z: Reg, z2: Option<Reg>, by: Divisor, scale: f32) -> Reg {
         let y = self.like(r);
-        self.push(Instr::Divide { r, z, z2, eps, y });
+        self.push(Instr::Divide { r, z, z2, by, scale, y });
+        y
+    }
+
+    /// Sum of all values of a lane and the number of those that are not zero.
+    pub fn totals(&mut self, x: Reg) -> Reg {
+        let y = self.with_lanes_of(x, 2);
+        self.push(Instr::Totals { x, y });
+        y
+    }
+
+    /// Smallest and largest value of a lane, over the first `channels.1` of every `channels.0` channels.
+    pub fn range(&mut self, x: Reg, channels: (usize, usize)) -> Reg {
+        let y = self.with_lanes_of(x, 2);
+        self.push(Instr::Range { x, channels, y });
         y
     }
 
     /// Puts the forward pass, as far as values were asked for, before the steps written so far.
     pub fn forward(&mut self) {
-        let rest = std::mem::take(&mut self.steps);
+        let rest = self.steps.split_off(self.start);
         let asked: Vec<bool> =
             self.nodes().map(|n| self.values.contains_key(&n) || self.winners.contains_key(&n)).collect();
         let mut needed = asked.clone();
@@ -210,17 +306,16 @@ impl<'g> Writer<'g> {
         let x = inputs.first().map(|i| self.value(*i));
         let shape = |i: usize| self.shapes[inputs[i].0];
         let out = self.shape(node);
-        let plain = |param| WeightRef { param, variant: Variant::Plain };
         let bias = Some(Variant::Plain);
         let instr = match (&graph.node(node).op, x) {
             (Op::Conv { window, param }, Some(x)) => {
                 let g = ConvGeom { window: *window, x: shape(0), y: out };
-                Instr::Conv { g, w: plain(*param), bias, x, add, relu, y: self.value(last) }
+                Instr::Conv { g, w: WeightRef::plain(*param), bias, x, add, relu, y: self.value(last) }
             }
             (Op::Linear { param }, Some(x)) => {
-                Instr::Linear { w: plain(*param), bias, x, add, relu, y: self.value(last) }
+                Instr::Linear { w: WeightRef::plain(*param), bias, x, add, relu, y: self.value(last) }
             }
-            (Op::Relu, Some(x)) => Instr::Relu { x, y: self.value(node) },
+            (Op::Relu, Some(x)) => Instr::Unary { f: Unary::Positive, x, y: self.value(node) },
             (Op::MaxPool(window), Some(x)) => {
                 let g = PoolGeom { window: *window, x: shape(0), y: out };
                 let index = self.winners.get(&node).copied();
@@ -292,6 +387,16 @@ impl<'g> Writer<'g> {
         }
         (steps, end)
     }
+}
+
+/// Colours of a picture.
+const COLOURS: usize = 3;
+
+/// Shapes of all nodes for inputs of `size`.
+fn shapes(graph: &Graph, size: (usize, usize), storage: Storage) -> Result<Vec<Shape>> {
+    let mut shapes = graph.shapes(size.0, size.1)?;
+    shapes[0].c = storage.input_channels;
+    Ok(shapes)
 }
 
 /// The smallest gap between used ranges that holds `size` bytes.

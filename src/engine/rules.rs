@@ -1,10 +1,10 @@
 //! What happens at a node on the way down, as data: the gradient, or a rule of layer-wise relevance propagation.
 //!
-//! Every rule of set Z (`methods.md` 10.1) for a weighted layer has one form. With parts `x_t` of the input and
-//! variants `w_t` of the weight: `z = Σ_t w_t*x_t + b`, `s = R / stabilise(z)`, `R_in = Σ_t x_t ⊙ w_tᵀ*s`.
+//! Every rule for a weighted layer (`methods.md` 10.1, 10.4) is a sum of *shares* of one form. With parts `x_t` of the
+//! input and variants `w_t` of the weight: `z = Σ_t w_t*x_t + b`, `s = scale·R / z`, `R_in = Σ_t x_t ⊙ w_tᵀ*s`.
 
-use crate::backend::Variant;
-use crate::net::Op;
+use crate::backend::{Divisor, Sign, Variant, WeightSign};
+use crate::net::{Graph, NodeId, Op, Window};
 
 /// What to do at a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,25 +17,58 @@ pub enum Rule {
     Deconv,
     /// Hands the result's relevance on unchanged.
     Pass,
-    /// A weighted layer's relevance by the given recipe.
-    Weighted(Recipe),
-    /// Shares relevance in proportion to each term of a sum or mean, stabilised.
-    Norm(f32),
+    /// Shares relevance in proportion to each term of a sum, mean or maximum.
+    Share(Divisor),
+    /// ε: in proportion to the terms of `w*x + b`, stabilised.
+    Epsilon(f32),
+    /// z⁺: in proportion to the positive terms.
+    ZPlus,
+    /// αβ: α times by the positive terms less α − 1 times by the negative ones.
+    AlphaBeta(f32),
+    /// γ: positive weights count 1 + γ times; the sign of the result decides which terms do.
+    Gamma(f32),
+    /// z^B, for inputs within bounds.
+    Box(Bounds),
+    /// w²: in proportion to the squared weights, whatever the input.
+    WSquare,
+    /// The same to all inputs.
+    Flat,
+    /// αβ of set A: each product normalised apart, biases ignored, weights as trained.
+    Separate(f32),
+    /// Excitation backprop: in proportion to `w⁺*x`, weights as trained (`methods.md` 5).
+    Excitation,
+    /// In proportion to `|w|*|x|`, whatever the sign.
+    Magnitude,
 }
 
-/// The terms of a weighted layer's rule.
+/// Bounds of a layer's input.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Recipe {
-    /// Stabiliser.
-    pub eps: f32,
+pub enum Bounds {
+    /// Lowest and highest value of each colour.
+    Colours([f32; 3], [f32; 3]),
+    /// The sample's own smallest and largest value.
+    Sample(Divisor),
+}
+
+/// One share of a weighted layer's rule; see the module's formula.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// Factor of all.
+    pub scale: f32,
+    /// How the quotient is kept finite.
+    pub by: Divisor,
+    /// Results that take part, by the sign of `w*x + b`.
+    pub gate: Option<Sign>,
     /// Variant of the bias in the denominator.
-    pub bias: Variant,
+    pub bias: Option<Variant>,
+    /// Sign of the weight.
+    pub sign: WeightSign,
     /// Part of the input and variant of the weight, term by term.
-    pub terms: &'static [(Part, Variant)],
+    pub terms: Vec<(Part, Variant)>,
 }
 
 /// Part of a layer's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Part {
     /// x
     Whole,
@@ -43,73 +76,187 @@ pub enum Part {
     Positive,
     /// min(x, 0)
     Negative,
+    /// |x|
+    Magnitude,
+    /// 1
+    One,
+    /// Less the lower bound.
+    Lower(Bounds),
+    /// Less the upper bound.
+    Upper(Bounds),
 }
 
 /// Zennit's stabiliser.
-const EPS: f32 = 1e-6;
+pub const EPS: f32 = 1e-6;
+
+/// Excitation backprop's.
+const EXCITATION_EPS: f32 = 1e-20;
+
+/// The shift of `div9`.
+pub const SHIFT: f32 = 1e-9;
 
 impl Rule {
-    /// `x ⊙ wᵀ*(R / stabilise(w*x + b))`
-    pub const EPSILON: Self =
-        Self::Weighted(Recipe { eps: EPS, bias: Variant::Plain, terms: &[(Part::Whole, Variant::Plain)] });
-
-    /// Denominator `w⁺*x⁺ + w⁻*x⁻ + b⁺`.
-    pub const Z_PLUS: Self = Self::Weighted(Recipe {
-        eps: EPS,
-        bias: Variant::Positive,
-        terms: &[(Part::Positive, Variant::Positive), (Part::Negative, Variant::Negative)],
-    });
+    /// The shares of a weighted layer; none for a rule that is not for such layers.
+    pub fn shares(&self) -> Vec<Share> {
+        use Part::{Lower, Magnitude, Negative, One, Positive, Upper, Whole};
+        use Variant as V;
+        let (by, gate, sign) = (Divisor::Signed(EPS), None, WeightSign::Folded);
+        let stable = |scale, bias, terms: &[(Part, V)]| Share { scale, by, gate, bias, sign, terms: terms.to_vec() };
+        let apart = |scale, by, part, variant| {
+            let terms = vec![(part, variant)];
+            Share { scale, by, gate: None, bias: None, sign: WeightSign::Trained, terms }
+        };
+        let positive = |scale| stable(scale, Some(V::Positive), &[(Positive, V::Positive), (Negative, V::Negative)]);
+        let negative = |scale| stable(scale, Some(V::Negative), &[(Positive, V::Negative), (Negative, V::Positive)]);
+        match *self {
+            Self::Epsilon(eps) => {
+                let share = stable(1.0, Some(V::Plain), &[(Whole, V::Plain)]);
+                vec![Share { by: Divisor::Signed(eps), ..share }]
+            }
+            Self::ZPlus => vec![positive(1.0)],
+            Self::AlphaBeta(alpha) => vec![positive(alpha), negative(1.0 - alpha)],
+            Self::Gamma(gamma) => {
+                let (more, less) = (V::MorePositive(gamma.to_bits()), V::MoreNegative(gamma.to_bits()));
+                let gated = |gate, share| Share { gate: Some(gate), ..share };
+                vec![
+                    gated(Sign::Positive, stable(1.0, Some(more), &[(Positive, more), (Negative, less)])),
+                    gated(Sign::Negative, stable(1.0, Some(less), &[(Positive, less), (Negative, more)])),
+                ]
+            }
+            Self::Box(bounds) => {
+                let terms = [(Whole, V::Plain), (Lower(bounds), V::Positive), (Upper(bounds), V::Negative)];
+                let by = match bounds {
+                    Bounds::Colours(..) => by,
+                    Bounds::Sample(by) => by,
+                };
+                vec![Share { by, ..stable(1.0, None, &terms) }]
+            }
+            Self::WSquare => vec![stable(1.0, None, &[(One, V::Square)])],
+            Self::Flat => vec![stable(1.0, None, &[(One, V::One)])],
+            Self::Separate(alpha) => {
+                let apart = |scale, part, variant| apart(scale, Divisor::NonZero, part, variant);
+                vec![
+                    apart(alpha, Positive, V::Positive),
+                    apart(alpha, Negative, V::Negative),
+                    apart(1.0 - alpha, Positive, V::Negative),
+                    apart(1.0 - alpha, Negative, V::Positive),
+                ]
+            }
+            Self::Excitation => vec![apart(1.0, Divisor::Shifted(EXCITATION_EPS), Whole, V::Positive)],
+            Self::Magnitude => vec![apart(1.0, Divisor::Shifted(SHIFT), Magnitude, V::Absolute)],
+            Self::Gradient | Self::Guided | Self::Deconv | Self::Pass | Self::Share(_) => vec![],
+        }
+        .into_iter()
+        .filter(|share| share.scale != 0.0)
+        .collect()
+    }
 }
 
 /// A rule for each kind of layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Composite {
+    /// Rules of nodes that are named; they go before all others.
+    pub named: Vec<(NodeId, Rule)>,
+    /// The network's first convolution, where it has a rule of its own.
+    pub first: Option<Rule>,
+    /// 1×1 convolutions, where they have a rule of their own.
+    pub pointwise: Option<Rule>,
     /// Convolutions.
     pub conv: Rule,
     /// Fully connected layers.
     pub linear: Rule,
     /// Rectifiers.
     pub relu: Rule,
+    /// Max pooling.
+    pub max_pool: Rule,
     /// Average pooling.
     pub avg_pool: Rule,
     /// Residual sums.
     pub add: Rule,
+    /// Whether biases count in denominators.
+    pub biases: bool,
+    /// A layer whose weights are negated.
+    pub negated: Option<NodeId>,
 }
 
 impl Composite {
     /// The gradient everywhere.
-    pub const GRADIENT: Self = Self {
-        conv: Rule::Gradient,
-        linear: Rule::Gradient,
-        relu: Rule::Gradient,
-        avg_pool: Rule::Gradient,
-        add: Rule::Gradient,
-    };
-
-    /// Guided backpropagation (`methods.md` 4).
-    pub const GUIDED: Self = Self { relu: Rule::Guided, ..Self::GRADIENT };
-
-    /// The deconvolutional network (`methods.md` 4).
-    pub const DECONV: Self = Self { relu: Rule::Deconv, ..Self::GRADIENT };
-
-    /// Zennit's `EpsilonPlus`: z⁺ for convolutions, ε for fully connected layers (`methods.md` 10.2).
-    pub const EPSILON_PLUS: Self = Self {
-        conv: Rule::Z_PLUS,
-        linear: Rule::EPSILON,
-        relu: Rule::Pass,
-        avg_pool: Rule::Norm(EPS),
-        add: Rule::Norm(EPS),
-    };
-
-    /// The rule for one operation.
-    pub fn rule(&self, op: &Op) -> Rule {
-        match op {
-            Op::Conv { .. } => self.conv,
-            Op::Linear { .. } => self.linear,
-            Op::Relu => self.relu,
-            Op::AvgPool(_) => self.avg_pool,
-            Op::Add => self.add,
-            Op::Input | Op::MaxPool(_) | Op::Flatten => Rule::Gradient,
+    pub const fn gradient() -> Self {
+        Self {
+            named: vec![],
+            first: None,
+            pointwise: None,
+            conv: Rule::Gradient,
+            linear: Rule::Gradient,
+            relu: Rule::Gradient,
+            max_pool: Rule::Gradient,
+            avg_pool: Rule::Gradient,
+            add: Rule::Gradient,
+            biases: true,
+            negated: None,
         }
     }
+
+    /// Guided backpropagation (`methods.md` 4).
+    pub fn guided() -> Self {
+        Self { relu: Rule::Guided, ..Self::gradient() }
+    }
+
+    /// The deconvolutional network (`methods.md` 4).
+    pub fn deconv() -> Self {
+        Self { relu: Rule::Deconv, ..Self::gradient() }
+    }
+
+    /// Zennit's composites: a rule for convolutions, ε for fully connected layers (`methods.md` 10.2).
+    pub fn epsilon_and(conv: Rule) -> Self {
+        Self {
+            conv,
+            linear: Rule::Epsilon(EPS),
+            relu: Rule::Pass,
+            avg_pool: Rule::Share(Divisor::Signed(EPS)),
+            add: Rule::Share(Divisor::Signed(EPS)),
+            ..Self::gradient()
+        }
+    }
+
+    /// Set A: αβ with α (`methods.md` 10.4).
+    pub fn separate(alpha: f32) -> Self {
+        let proportional = Rule::Share(Divisor::NonZero);
+        Self {
+            first: Some(Rule::Box(Bounds::Sample(Divisor::Shifted(SHIFT)))),
+            conv: Rule::Separate(alpha),
+            linear: Rule::Separate(alpha),
+            relu: Rule::Pass,
+            max_pool: proportional,
+            avg_pool: proportional,
+            add: proportional,
+            ..Self::gradient()
+        }
+    }
+
+    /// The rule for one node.
+    pub fn rule(&self, graph: &Graph, id: NodeId) -> Rule {
+        if let Some((_, rule)) = self.named.iter().find(|(named, _)| *named == id) {
+            return *rule;
+        }
+        let node = graph.node(id);
+        match &node.op {
+            Op::Conv { window, .. } => {
+                let first = self.first.filter(|_| node.inputs == [NodeId(0)]);
+                let pointwise = self.pointwise.filter(|_| is_pointwise(window));
+                first.or(pointwise).unwrap_or(self.conv)
+            }
+            Op::Linear { .. } => self.linear,
+            Op::Relu => self.relu,
+            Op::MaxPool(_) => self.max_pool,
+            Op::AvgPool(_) => self.avg_pool,
+            Op::Add => self.add,
+            Op::Input | Op::Flatten => Rule::Gradient,
+        }
+    }
+}
+
+/// Whether a convolution reads single pixels.
+pub fn is_pointwise(window: &Window) -> bool {
+    window.kernel == [1, 1]
 }

@@ -1,198 +1,325 @@
-//! The one walk down the network. Gradients and relevance differ only in the rule at a node.
+//! The one walk down the network. Gradients, relevance and excitation differ only in what happens at a node.
 
-use super::program::{Reg, Writer};
-use super::rules::{Composite, Part, Recipe, Rule};
-use crate::backend::{AvgGeom, ConvGeom, Instr, PoolGeom, Variant, WeightRef};
+use super::program::{Audit, Reg, Writer};
+use super::rules::{Bounds, Composite, Part, Rule, Share};
+use crate::backend::{AvgGeom, ConvGeom, Divisor, Instr, PoolGeom, Sign, Unary, Variant, WeightRef, WeightSign};
 use crate::net::{NodeId, Op, ParamId, Window};
 
-/// Writes the walk from `seed`, a quantity at the network's output, down to `stop`. Returns that quantity there, one
-/// lane a class, or `None` when the output does not depend on `stop`.
-pub fn walk_down(w: &mut Writer<'_>, seed: Reg, stop: NodeId, composite: &Composite) -> Option<Reg> {
+/// What happens at each node.
+pub trait Rules {
+    /// Sends what has arrived at a node's output, `r`, on to its inputs.
+    fn node(&self, walk: &mut Walk<'_, '_>, id: NodeId, r: Reg);
+}
+
+impl Rules for Composite {
+    fn node(&self, walk: &mut Walk<'_, '_>, id: NodeId, r: Reg) {
+        walk.apply(id, r, self);
+    }
+}
+
+/// What has arrived at each node's output.
+pub struct Arrived(Vec<Option<Reg>>);
+
+impl Arrived {
+    /// What has arrived at a node, one lane a class; `None` where nothing comes.
+    pub fn at(&self, id: NodeId) -> Option<Reg> {
+        self.0[id.0]
+    }
+}
+
+/// Writes the walk from a quantity at the output of node `from` down to `stop`.
+pub fn walk_down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &impl Rules) -> Arrived {
     let graph = w.graph;
     let mut reach = vec![false; graph.nodes().len()];
     reach[stop.0] = true;
     for (i, node) in graph.nodes().iter().enumerate() {
         reach[i] |= node.inputs.iter().any(|input| reach[input.0]);
     }
-    let mut walk = Walk { w, reach, arrived: vec![None; graph.nodes().len()] };
-    walk.arrived[graph.output().0] = Some(seed);
-    for id in (stop.0 + 1..graph.nodes().len()).rev().map(NodeId) {
-        if let Some(dy) = walk.arrived[id.0].take() {
-            walk.node(id, dy, composite.rule(&graph.node(id).op));
+    let mut walk = Walk { w, reach, arrived: vec![None; graph.nodes().len()], sent: vec![] };
+    walk.arrived[from.0.0] = Some(from.1);
+    for id in (stop.0 + 1..=from.0.0).rev().map(NodeId) {
+        if let Some(r) = walk.arrived[id.0] {
+            walk.w.at(&graph.node(id).name);
+            let before = walk.w.audited().then(|| walk.w.totals(r));
+            rules.node(&mut walk, id, r);
+            if let Some(expected) = before {
+                let (less, found) = std::mem::take(&mut walk.sent).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+                let (less, node) = (less.into_iter().flatten().collect(), graph.node(id).name.clone());
+                walk.w.audit(Audit { node, expected: vec![expected], found, less });
+            }
         }
     }
-    walk.arrived[stop.0]
+    Arrived(walk.arrived)
 }
 
-struct Walk<'w, 'g> {
-    w: &'w mut Writer<'g>,
+/// A walk on its way.
+pub struct Walk<'w, 'g> {
+    /// The program.
+    pub w: &'w mut Writer<'g>,
     /// Nodes on a path from the stop to the output.
     reach: Vec<bool>,
     /// Sum of what a node's readers have sent so far.
     arrived: Vec<Option<Reg>>,
+    /// Of an audited node: totals at the inputs before and after its shares.
+    sent: Vec<(Option<Reg>, Reg)>,
 }
 
 /// A layer with weights.
-#[derive(Clone, Copy)]
-enum Layer {
-    Conv(Window, ParamId),
+#[derive(Debug, Clone, Copy)]
+pub enum Layer {
+    /// A convolution.
+    Conv(ConvGeom, ParamId),
+    /// A fully connected layer.
     Linear(ParamId),
 }
 
+impl Layer {
+    /// Its parameters.
+    pub fn param(&self) -> ParamId {
+        match self {
+            Self::Conv(_, param) | Self::Linear(param) => *param,
+        }
+    }
+}
+
 impl Walk<'_, '_> {
-    fn node(&mut self, id: NodeId, dy: Reg, rule: Rule) {
+    /// Applies the rule that a composite has for a node.
+    pub fn apply(&mut self, id: NodeId, r: Reg, composite: &Composite) {
+        let rule = composite.rule(self.w.graph, id);
         let node = self.w.graph.node(id);
-        self.w.at(&node.name);
         let input = node.inputs[0];
+        let shares = rule.shares();
         match (&node.op, rule) {
-            (Op::Conv { window, param }, Rule::Gradient) => self.layer_gradient(id, Layer::Conv(*window, *param), dy),
-            (Op::Linear { param }, Rule::Gradient) => self.layer_gradient(id, Layer::Linear(*param), dy),
-            (Op::Conv { window, param }, Rule::Weighted(r)) => {
-                self.layer_relevance(id, Layer::Conv(*window, *param), &r, dy);
+            (Op::Conv { .. } | Op::Linear { .. }, Rule::Pass) if self.w.shape(id) == self.w.shape(input) => {
+                self.pass(input, r);
             }
-            (Op::Linear { param }, Rule::Weighted(r)) => self.layer_relevance(id, Layer::Linear(*param), &r, dy),
+            (Op::Conv { .. } | Op::Linear { .. }, _) if shares.is_empty() => self.layer_gradient(id, r),
+            (Op::Conv { .. } | Op::Linear { .. }, _) => self.layer_relevance(id, &shares, composite, r),
             (Op::Relu, Rule::Gradient | Rule::Guided) => {
-                let dy = if rule == Rule::Guided { self.w.part(dy, true) } else { dy };
-                let y = self.w.value(id);
-                self.send(input, |_, add, dx| Instr::ReluBack { y, dy, add, dx });
+                let r = if rule == Rule::Guided { self.w.unary(Unary::Positive, r) } else { r };
+                let x = self.w.value(id);
+                self.send(input, |_, add, y| Instr::Mask { keep: Sign::Positive, x, r, add, y });
             }
             (Op::Relu, Rule::Deconv) => {
-                let dx = self.w.part(dy, true);
-                self.pass(input, dx);
+                let r = self.w.unary(Unary::Positive, r);
+                self.pass(input, r);
             }
-            (Op::MaxPool(window), _) => {
-                let g = PoolGeom { window: *window, x: self.w.shape(input), y: self.w.shape(id) };
-                let index = self.w.winners(id);
-                self.send(input, |_, add, dx| Instr::MaxPoolBack { g, index, dy, add, dx });
-            }
-            (Op::AvgPool(pool), rule) => {
-                let g = AvgGeom { pool: *pool, x: self.w.shape(input), y: self.w.shape(id) };
-                let (dy, mul) = match rule {
-                    Rule::Norm(eps) => {
+            (Op::MaxPool(window), rule) => {
+                let r = match rule {
+                    // Relevance stays with the winner, which is the maximum; what belongs to a zero is dropped.
+                    Rule::Share(by) => {
                         let z = self.w.value(id);
-                        (self.w.divide(dy, z, None, eps), Some(self.w.value(input)))
+                        let s = self.w.divide(r, z, None, by);
+                        self.w.multiply(z, s)
                     }
-                    _ => (dy, None),
+                    _ => r,
                 };
-                self.send(input, |_, add, dx| Instr::AvgPoolBack { g, dy, mul, add, dx });
+                self.max_pool_back(id, *window, r);
             }
-            (Op::Add, Rule::Norm(eps)) => {
+            (Op::AvgPool(_), Rule::Share(by)) => {
+                let z = self.w.value(id);
+                let (s, x) = (self.w.divide(r, z, None, by), self.w.value(input));
+                self.avg_pool_back(id, s, Some(x));
+            }
+            (Op::AvgPool(_), _) => self.avg_pool_back(id, r, None),
+            (Op::Add, Rule::Share(by)) => {
                 let terms = [input, node.inputs[1]].map(|i| self.w.value(i));
-                let c = self.w.divide(dy, terms[0], Some(terms[1]), eps);
-                for (input, x) in node.inputs.clone().into_iter().zip(terms) {
-                    self.send(input, |_, add, y| Instr::Multiply { x, c, add, y });
-                }
+                self.share(id, terms, by, r);
             }
             (Op::Flatten, _) if self.w.shape(input).h * self.w.shape(input).w > 1 => {
                 let x = self.w.shape(input);
-                self.send(input, |_, add, dx| Instr::FlattenBack { x, dy, add, dx });
+                self.send(input, |_, add, dx| Instr::FlattenBack { x, dy: r, add, dx });
             }
-            _ => node.inputs.clone().into_iter().for_each(|input| self.pass(input, dy)),
+            _ => node.inputs.clone().into_iter().for_each(|input| self.pass(input, r)),
         }
     }
 
+    /// The layer that a node is, where it has weights.
+    pub fn layer(&self, id: NodeId) -> Option<Layer> {
+        let node = self.w.graph.node(id);
+        match &node.op {
+            Op::Conv { window, param } => {
+                let g = ConvGeom { window: *window, x: self.w.shape(node.inputs[0]), y: self.w.shape(id) };
+                Some(Layer::Conv(g, *param))
+            }
+            Op::Linear { param } => Some(Layer::Linear(*param)),
+            _ => None,
+        }
+    }
+
+    /// Whether anything that reads the stop lies at or below a node.
+    pub fn reaches(&self, id: NodeId) -> bool {
+        self.reach[id.0]
+    }
+
     /// Sends a node a share that `instr` computes; it adds what has arrived there before.
-    fn send(&mut self, to: NodeId, instr: impl FnOnce(&mut Self, Option<Reg>, Reg) -> Instr<Reg>) {
+    pub fn send(&mut self, to: NodeId, instr: impl FnOnce(&mut Self, Option<Reg>, Reg) -> Instr<Reg>) {
         if !self.reach[to.0] {
             return;
         }
         let add = self.arrived[to.0];
+        let before = add.filter(|_| self.w.audited()).map(|add| self.w.totals(add));
         let dx = self.w.class_reg(self.w.shape(to).len());
         let instr = instr(self, add, dx);
         self.w.push(instr);
         self.arrived[to.0] = Some(dx);
+        self.record(before, dx);
     }
 
-    /// Sends a node all of `dy`.
-    fn pass(&mut self, to: NodeId, dy: Reg) {
+    /// Sends a node all of `r`.
+    pub fn pass(&mut self, to: NodeId, r: Reg) {
         if !self.reach[to.0] {
             return;
         }
-        match self.arrived[to.0] {
-            None => self.arrived[to.0] = Some(dy),
-            Some(a) => {
-                let y = self.w.class_reg(self.w.shape(to).len());
-                self.w.push(Instr::Add { a, b: dy, relu: false, y });
-                self.arrived[to.0] = Some(y);
+        let before = self.arrived[to.0].filter(|_| self.w.audited()).map(|add| self.w.totals(add));
+        let sum = match self.arrived[to.0] {
+            None => r,
+            Some(a) => self.w.sum(a, r),
+        };
+        self.arrived[to.0] = Some(sum);
+        self.record(before, sum);
+    }
+
+    fn record(&mut self, before: Option<Reg>, after: Reg) {
+        if self.w.audited() {
+            let after = self.w.totals(after);
+            self.sent.push((before, after));
+        }
+    }
+
+    /// Shares `r` among the two terms of a sum.
+    pub fn share(&mut self, id: NodeId, terms: [Reg; 2], by: Divisor, r: Reg) {
+        let c = self.w.divide(r, terms[0], Some(terms[1]), by);
+        let inputs = self.w.graph.node(id).inputs.clone();
+        for (input, x) in inputs.into_iter().zip(terms) {
+            self.send(input, |_, add, y| Instr::Multiply { x, c, add, y });
+        }
+    }
+
+    /// Sends what has arrived at a max pooling to the winners.
+    pub fn max_pool_back(&mut self, id: NodeId, window: Window, dy: Reg) {
+        let input = self.w.graph.node(id).inputs[0];
+        let g = PoolGeom { window, x: self.w.shape(input), y: self.w.shape(id) };
+        let index = self.w.winners(id);
+        self.send(input, |_, add, dx| Instr::MaxPoolBack { g, index, dy, add, dx });
+    }
+
+    /// Spreads what has arrived at an average pooling, times `mul`.
+    pub fn avg_pool_back(&mut self, id: NodeId, dy: Reg, mul: Option<Reg>) {
+        let node = self.w.graph.node(id);
+        let (Op::AvgPool(pool), input) = (&node.op, node.inputs[0]) else { return };
+        let g = AvgGeom { pool: *pool, x: self.w.shape(input), y: self.w.shape(id) };
+        self.send(input, |_, add, dx| Instr::AvgPoolBack { g, dy, mul, add, dx });
+    }
+
+    fn layer_gradient(&mut self, id: NodeId, dy: Reg) {
+        let (Some(layer), input) = (self.layer(id), self.w.graph.node(id).inputs[0]) else { return };
+        self.send(input, |_, add, dx| transposed(layer, WeightRef::plain(layer.param()), dy, None, add, dx));
+    }
+
+    /// Relevance by shares; see the module's formula in `rules.rs`.
+    fn layer_relevance(&mut self, id: NodeId, shares: &[Share], composite: &Composite, r: Reg) {
+        let (Some(layer), input) = (self.layer(id), self.w.graph.node(id).inputs[0]) else { return };
+        if !self.reach[input.0] {
+            return;
+        }
+        let mut sent = false;
+        for share in shares {
+            let sign = if composite.negated == Some(id) { WeightSign::Negated } else { share.sign };
+            let weight = |variant| WeightRef { param: layer.param(), sign, variant };
+            let terms: Vec<_> = share
+                .terms
+                .iter()
+                .filter_map(|(part, v)| Some((*part, self.part(input, *part)?, weight(*v))))
+                .collect();
+            let mut z = None;
+            for (_, x, w) in &terms {
+                let bias = share.bias.filter(|_| z.is_none() && composite.biases);
+                z = Some(self.product(id, layer, *w, bias, *x, z));
+            }
+            let Some(z) = z else { continue };
+            let gated = match share.gate {
+                Some(keep) => {
+                    let (x, y) = (self.w.value(id), self.w.like(r));
+                    self.w.push(Instr::Mask { keep, x, r, add: None, y });
+                    y
+                }
+                None => r,
+            };
+            let s = self.w.quotient(gated, z, None, share.by, share.scale);
+            for (part, x, w) in terms {
+                let mul = (part != Part::One).then_some(x);
+                self.send(input, |_, add, dx| transposed(layer, w, s, mul, add, dx));
+                sent = true;
             }
         }
+        if !sent && self.arrived[input.0].is_none() {
+            // No term can be other than zero.
+            let dx = self.w.class_reg(self.w.shape(input).len());
+            self.w.push(Instr::Fill { values: [0.0; 4], channels: 1, y: dx });
+            self.arrived[input.0] = Some(dx);
+        }
     }
 
-    fn layer_gradient(&mut self, id: NodeId, layer: Layer, dy: Reg) {
-        let input = self.w.graph.node(id).inputs[0];
-        self.send(input, |walk, add, dx| walk.transposed(id, layer, Variant::Plain, dy, None, add, dx));
-    }
-
-    /// Relevance by a recipe; see the module's formula in `rules.rs`.
-    fn layer_relevance(&mut self, id: NodeId, layer: Layer, recipe: &Recipe, dy: Reg) {
-        let input = self.w.graph.node(id).inputs[0];
-        let x = self.w.value(input);
+    /// A part of a node's value; `None` where it is zero whatever the picture.
+    pub fn part(&mut self, input: NodeId, part: Part) -> Option<Reg> {
         let non_negative = self.w.graph.non_negative(input);
-        let mut terms = vec![];
-        for (part, variant) in recipe.terms {
-            let x = match part {
-                Part::Whole => x,
-                Part::Positive if non_negative => x,
-                Part::Negative if non_negative => continue,
-                part => self.w.part(x, *part == Part::Positive),
-            };
-            terms.push((x, *variant));
-        }
-        let mut z = None;
-        for (x, variant) in &terms {
-            let bias = z.is_none().then_some(recipe.bias);
-            z = Some(self.product(id, layer, *variant, bias, *x, z));
-        }
-        let Some(z) = z else { return };
-        let s = self.w.divide(dy, z, None, recipe.eps);
-        for (x, variant) in terms {
-            self.send(input, |walk, add, dx| walk.transposed(id, layer, variant, s, Some(x), add, dx));
-        }
+        let x = self.w.value(input);
+        let channels = self.w.channels(input);
+        let len = self.w.shape(input).len();
+        Some(match part {
+            Part::Whole => x,
+            Part::Positive | Part::Magnitude if non_negative => x,
+            Part::Negative if non_negative => return None,
+            Part::Positive => self.w.unary(Unary::Positive, x),
+            Part::Negative => self.w.unary(Unary::Negative, x),
+            Part::Magnitude => self.w.unary(Unary::Absolute, x),
+            Part::One => {
+                let y = self.w.activation(len);
+                self.w.push(Instr::Fill { values: [1.0; 4], channels: 1, y });
+                y
+            }
+            Part::Lower(Bounds::Colours(low, _)) => self.colours(low, channels.0, len),
+            Part::Upper(Bounds::Colours(_, high)) => self.colours(high, channels.0, len),
+            Part::Lower(Bounds::Sample(_)) | Part::Upper(Bounds::Sample(_)) => {
+                let (range, y) = (self.w.range(x, channels), self.w.activation(len));
+                let upper = matches!(part, Part::Upper(_));
+                self.w.push(Instr::Bound { range, upper, channels, y });
+                y
+            }
+        })
     }
 
-    fn product(
+    /// An image of one colour, negated.
+    fn colours(&mut self, [r, g, b]: [f32; 3], channels: usize, len: usize) -> Reg {
+        let y = self.w.activation(len);
+        self.w.push(Instr::Fill { values: [-r, -g, -b, 0.0], channels, y });
+        y
+    }
+
+    /// `w*x + bias + add`
+    pub fn product(
         &mut self,
         id: NodeId,
         layer: Layer,
-        variant: Variant,
+        w: WeightRef,
         bias: Option<Variant>,
         x: Reg,
         add: Option<Reg>,
     ) -> Reg {
-        let y = self.w.reg(self.w.shape(id).len());
-        let instr = match layer {
-            Layer::Conv(window, param) => {
-                let (g, w) = (self.geometry(id, window), WeightRef { param, variant });
-                Instr::Conv { g, w, bias, x, add, relu: false, y }
-            }
-            Layer::Linear(param) => Instr::Linear { w: WeightRef { param, variant }, bias, x, add, relu: false, y },
-        };
-        self.w.push(instr);
+        let y = self.w.with_lanes_of(x, self.w.shape(id).len());
+        self.w.push(match layer {
+            Layer::Conv(g, _) => Instr::Conv { g, w, bias, x, add, relu: false, y },
+            Layer::Linear(_) => Instr::Linear { w, bias, x, add, relu: false, y },
+        });
         y
     }
+}
 
-    #[allow(clippy::too_many_arguments)]
-    fn transposed(
-        &self,
-        id: NodeId,
-        layer: Layer,
-        variant: Variant,
-        dy: Reg,
-        mul: Option<Reg>,
-        add: Option<Reg>,
-        dx: Reg,
-    ) -> Instr<Reg> {
-        match layer {
-            Layer::Conv(window, param) => {
-                let g = self.geometry(id, window);
-                Instr::ConvBack { g, w: WeightRef { param, variant }, dy, mul, add, dx }
-            }
-            Layer::Linear(param) => Instr::LinearBack { w: WeightRef { param, variant }, dy, mul, add, dx },
-        }
-    }
-
-    fn geometry(&self, id: NodeId, window: Window) -> ConvGeom {
-        let input = self.w.graph.node(id).inputs[0];
-        ConvGeom { window, x: self.w.shape(input), y: self.w.shape(id) }
+/// `mul ⊙ wᵀ*dy + add`
+pub fn transposed(layer: Layer, w: WeightRef, dy: Reg, mul: Option<Reg>, add: Option<Reg>, dx: Reg) -> Instr<Reg> {
+    match layer {
+        Layer::Conv(g, _) => Instr::ConvBack { g, w, dy, mul, add, dx },
+        Layer::Linear(_) => Instr::LinearBack { w, dy, mul, add, dx },
     }
 }

@@ -2,7 +2,7 @@
 //! logit there, and summed over the channels (`methods.md` 6).
 
 use super::{Job, RawMap, gradient};
-use crate::backend::{Instr, Variant, WeightRef};
+use crate::backend::{Divisor, Instr, Unary, WeightRef};
 use crate::engine::{Composite, Reg, Writer};
 use crate::net::{AvgPool, Graph, NodeId, Op, ParamId};
 
@@ -30,8 +30,8 @@ pub(super) fn hires_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
 /// LayerCAM of a single layer: `Σ_c ReLU(G) ⊙ A` (`methods.md` 6.5).
 pub(super) fn layer_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
     let weights = match layer_gradient(w, job) {
-        Weights::Channels(g) => Weights::Channels(w.part(g, true)),
-        Weights::Elements(g) => Weights::Elements(w.part(g, true)),
+        Weights::Channels(g) => Weights::Channels(w.unary(Unary::Positive, g)),
+        Weights::Elements(g) => Weights::Elements(w.unary(Unary::Positive, g)),
     };
     weighted_sum(w, job, weights)
 }
@@ -45,7 +45,7 @@ pub(super) fn xgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
             let a = w.value(job.layer);
             let product = w.multiply(a, g);
             let (weighted, plain) = (pixel_sum(w, job, product, 1.0), pixel_sum(w, job, a, 1.0));
-            w.divide(weighted, plain, None, EPS_X)
+            w.divide(weighted, plain, None, Divisor::Signed(EPS_X))
         }
     };
     weighted_sum(w, job, Weights::Channels(weights))
@@ -76,13 +76,13 @@ pub(super) fn grad_cam_plus_plus(w: &mut Writer<'_>, job: &Job) -> RawMap {
     };
     let a = w.value(job.layer);
     let sums = pixel_sum(w, job, a, 1.0);
-    let p = w.part(g, true);
+    let p = w.unary(Unary::Positive, g);
     let square = w.multiply(p, p);
     let cube = w.multiply(square, p);
     let (twice, third) = (w.like(square), w.like(cube));
     w.push(Instr::Add { a: square, b: square, relu: false, y: twice });
     w.push(Instr::ChannelScale { x: cube, channels: w.shape(job.layer).c, weights: sums, y: third });
-    let terms = w.divide(cube, twice, Some(third), EPS_PLUS);
+    let terms = w.divide(cube, twice, Some(third), Divisor::Signed(EPS_PLUS));
     let weights = pixel_sum(w, job, terms, repeated);
     weighted_sum(w, job, Weights::Channels(weights))
 }
@@ -101,11 +101,15 @@ fn layer_gradient(w: &mut Writer<'_>, job: &Job) -> Weights {
         // The gradient of a pooled linear head is the class's row, spread evenly over the pixels (`methods.md` 2).
         Some(param) => {
             let y = w.class_reg(w.shape(job.layer).c);
-            let weight = WeightRef { param, variant: Variant::Plain };
-            w.push(Instr::ClassRow { w: weight, classes: job.classes, scale: 1.0 / pixels(w, job), y });
+            w.push(Instr::ClassRow {
+                w: WeightRef::plain(param),
+                classes: job.classes,
+                scale: 1.0 / pixels(w, job),
+                y,
+            });
             Weights::Channels(y)
         }
-        None => Weights::Elements(gradient::at(w, job, job.layer, &Composite::GRADIENT)),
+        None => Weights::Elements(gradient::at(w, job, job.layer, &Composite::gradient())),
     }
 }
 

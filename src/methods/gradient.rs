@@ -1,28 +1,28 @@
 //! Gradients of the class's logit at the input (`methods.md` 4).
 
 use super::{Job, RawMap};
-use crate::backend::Instr;
+use crate::backend::{Instr, Seed};
 use crate::engine::{Composite, Reg, Writer, walk_down};
 use crate::net::NodeId;
 
 /// The ordinary gradient's saliency.
 pub(super) fn gradient(w: &mut Writer<'_>, job: &Job) -> RawMap {
-    saliency(w, job, &Composite::GRADIENT)
+    saliency(w, job, &Composite::gradient())
 }
 
 /// Guided backpropagation.
 pub(super) fn guided(w: &mut Writer<'_>, job: &Job) -> RawMap {
-    saliency(w, job, &Composite::GUIDED)
+    saliency(w, job, &Composite::guided())
 }
 
 /// The deconvolutional network.
 pub(super) fn deconv(w: &mut Writer<'_>, job: &Job) -> RawMap {
-    saliency(w, job, &Composite::DECONV)
+    saliency(w, job, &Composite::deconv())
 }
 
 /// `X ⊙ D` of the ordinary gradient, summed over the colours.
 pub(super) fn input_times_gradient(w: &mut Writer<'_>, job: &Job) -> RawMap {
-    let (input, d) = (w.value(INPUT), at(w, job, INPUT, &Composite::GRADIENT));
+    let (input, d) = (w.value(INPUT), at(w, job, INPUT, &Composite::gradient()));
     let x = w.multiply(input, d);
     reduce(w, |channels, y| Instr::ChannelSum { x, channels, weights: None, y })
 }
@@ -30,8 +30,8 @@ pub(super) fn input_times_gradient(w: &mut Writer<'_>, job: &Job) -> RawMap {
 /// What the one-hot seed at the class's logit becomes on the way down to a node.
 pub(super) fn at(w: &mut Writer<'_>, job: &Job, node: NodeId, composite: &Composite) -> Reg {
     let seed = w.class_reg(w.graph.classes());
-    w.push(Instr::Seed { classes: job.classes, value: None, y: seed });
-    match walk_down(w, seed, node, composite) {
+    w.push(Instr::Seed { classes: job.classes, seed: Seed::One, x: None, y: seed });
+    match walk_down(w, (w.graph.output(), seed), node, composite).at(node) {
         Some(d) => d,
         None => unreachable!("every layer of a chain of layers reaches the output"),
     }

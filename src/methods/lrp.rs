@@ -1,12 +1,12 @@
 //! Layer-wise relevance propagation: a composite of rules on the shared walk (`methods.md` 10).
 
 use super::{Job, RawMap};
-use crate::backend::Instr;
-use crate::engine::{Composite, Writer, walk_down};
+use crate::backend::{Instr, Seed};
+use crate::engine::{Composite, Rule, Writer, walk_down};
 use crate::net::NodeId;
 
 pub(super) fn epsilon_plus(w: &mut Writer<'_>, job: &Job) -> RawMap {
-    relevance(w, job, &Composite::EPSILON_PLUS)
+    relevance(w, job, &Composite::epsilon_and(Rule::ZPlus))
 }
 
 /// Starts with the logit at the class, sums the input's relevance over the colour channels.
@@ -14,10 +14,10 @@ fn relevance(w: &mut Writer<'_>, job: &Job, composite: &Composite) -> RawMap {
     let (input, output) = (NodeId(0), w.graph.output());
     let logits = w.value(output);
     let seed = w.class_reg(w.graph.classes());
-    w.push(Instr::Seed { classes: job.classes, value: Some(logits), y: seed });
+    w.push(Instr::Seed { classes: job.classes, seed: Seed::Value, x: Some(logits), y: seed });
     let shape = w.shape(input);
     let map = w.class_reg(shape.h * shape.w);
-    match walk_down(w, seed, input, composite) {
+    match walk_down(w, (output, seed), input, composite).at(input) {
         Some(x) => w.push(Instr::ChannelSum { x, channels: shape.c, weights: None, y: map }),
         None => unreachable!("the output depends on the input"),
     }

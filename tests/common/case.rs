@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::reference::{self as oracle, Window};
 use super::rig::Rig;
 use super::{Random, tolerance};
-use ucag::backend::{Backend, Dtype, Instr, Scope, Slot, Variant, WeightRef};
+use ucag::backend::{Backend, Dtype, Instr, Scope, Slot, Variant, WeightRef, WeightSign};
 use ucag::net::{Builder, Graph, NodeId, ParamId, Tensors};
 
 /// Samples of every case; batches of 9, 5 and 4, 3, and 1 are cut from them.
@@ -127,8 +127,8 @@ impl Case<'_> {
         use Instr as I;
         let (products, forward, never) = match (self.write)(&operands, (self.add != Add::Nowhere).then_some(y), y) {
             I::Conv { .. } | I::Linear { .. } => (true, true, false),
-            I::MaxPool { .. } | I::AvgPool { .. } | I::Relu { .. } | I::Add { .. } => (false, true, false),
-            I::Flatten { .. } | I::Part { .. } => (false, true, false),
+            I::MaxPool { .. } | I::AvgPool { .. } | I::Add { .. } => (false, true, false),
+            I::Flatten { .. } | I::Unary { .. } => (false, true, false),
             I::Softmax { .. } => (false, false, true),
             _ => (false, false, false),
         };
@@ -233,7 +233,7 @@ pub fn no_layer() -> Arc<Graph> {
 }
 
 pub fn weight(variant: Variant) -> WeightRef {
-    WeightRef { param: ParamId(1), variant }
+    WeightRef { param: ParamId(1), sign: WeightSign::Folded, variant }
 }
 
 /// The part of numbers that a variant keeps.
@@ -242,6 +242,11 @@ pub fn part(variant: Variant, values: &[f64]) -> Vec<f64> {
         Variant::Plain => values.to_vec(),
         Variant::Positive => oracle::positive(values),
         Variant::Negative => oracle::negative(values),
+        Variant::Absolute => values.iter().map(|v| v.abs()).collect(),
+        Variant::Square => oracle::product(values, values),
+        Variant::One => vec![1.0; values.len()],
+        Variant::MorePositive(g) => values.iter().map(|v| v + f64::from(f32::from_bits(g)) * v.max(0.0)).collect(),
+        Variant::MoreNegative(g) => values.iter().map(|v| v + f64::from(f32::from_bits(g)) * v.min(0.0)).collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ucag::backend::cpu::Cpu;
-use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Tables};
+use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Seed, Slot, Step, Tables};
 use ucag::engine::{Composite, Reg, Writer, walk_down};
 use ucag::grid::{GridPlan, Weighting};
 use ucag::methods::{Job, Method, RawMap};
@@ -167,10 +167,12 @@ pub fn walk(
     from_logit: bool,
 ) -> Vec<f32> {
     program(graph, picture, classes, |w, classes| {
-        let value = from_logit.then(|| w.value(graph.output()));
+        let x = from_logit.then(|| w.value(graph.output()));
+        let seed = if from_logit { Seed::Value } else { Seed::One };
         let y = w.class_reg(graph.classes());
-        w.push(Instr::Seed { classes, value, y });
-        let result = walk_down(w, y, stop, composite).expect("the output depends on every node");
+        w.push(Instr::Seed { classes, seed, x, y });
+        let result =
+            walk_down(w, (graph.output(), y), stop, composite).at(stop).expect("the output depends on every node");
         (result, w.shape(stop).len())
     })
 }

@@ -55,8 +55,8 @@ impl Cpu {
         let param = self.graph.param(weight.param);
         let kernel = self.convs.entry(ConvKey { g, weight, direction }).or_insert_with(|| {
             let phases = taps::phases(&g, direction);
-            let pack = || taps::pack(param, &g, weight.variant, direction).into();
-            let as_is = (weight.variant, direction) == (Variant::Plain, Direction::Forward);
+            let pack = || taps::pack(param, &g, weight, direction).into();
+            let as_is = weight.is_plain() && direction == Direction::Forward;
             let packed = (!as_is).then(|| self.packed.entry((weight, direction)).or_insert_with(pack).clone());
             let (source, result) = match direction {
                 Direction::Forward => (g.x, g.y),
@@ -262,6 +262,13 @@ pub(super) fn matmul(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>,
     assert!(c.len() >= m * n, "matrix c too short");
     // SAFETY: `c` holds m rows of n elements and is borrowed exclusively.
     unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b, false) }
+}
+
+/// `c += a·b` for a dense `[m, n]` matrix `c`, on the calling thread.
+pub(super) fn matmul_add(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    assert!(c.len() >= m * n, "matrix c too short");
+    // SAFETY: `c` holds m rows of n elements, all initialised, and is borrowed exclusively.
+    unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b, true) }
 }
 
 /// Makes the product's own memory of the calling thread resident. Else each thread would allocate it with its first

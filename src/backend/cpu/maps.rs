@@ -17,20 +17,6 @@ fn map((h, w): (usize, usize), x: View<'_>, lane: usize) -> Map {
     Map::new(h, w, x.data[lane * x.len..][..x.len].to_vec())
 }
 
-pub(super) fn range(x: View<'_>, y: Target<'_>) {
-    for (lane, y) in y.data.chunks_exact_mut(2).enumerate() {
-        (y[0], y[1]) = map((1, x.len), x, lane).range();
-    }
-}
-
-pub(super) fn resize(from: (usize, usize), to: (usize, usize), x: View<'_>, y: Target<'_>) {
-    each(from, x, y, |_, map| map.resize(to.0, to.1));
-}
-
-pub(super) fn min_max(x: View<'_>, range: View<'_>, y: Target<'_>) {
-    each((1, x.len), x, y, |lane, map| map.min_max_of((range.data[2 * lane], range.data[2 * lane + 1])));
-}
-
 pub(super) fn blur(size: (usize, usize), vertical: bool, x: View<'_>, y: Target<'_>) {
     each(size, x, y, |_, map| map.blur(vertical));
 }

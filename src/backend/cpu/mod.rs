@@ -5,12 +5,19 @@
 
 mod ceilings;
 mod conv;
+mod correlate;
 mod dot;
+mod elementwise;
+mod head;
 mod layers;
 mod linear;
 mod maps;
+mod noise;
 mod operands;
+mod reduce;
 mod resample;
+mod resize;
+mod run;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,10 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rayon::prelude::*;
 
 use super::taps::Direction;
-use super::{Backend, Ceilings, Dtype, Instr, Pass, Slot, Step, Storage, Tables, Variant, WeightRef, rectify};
+use super::{Backend, Ceilings, Dtype, Instr, Pass, Slot, Step, Storage, Tables, Vector, WeightRef};
 use crate::error::{ErrorKind, Result};
 use crate::frame::{Frame, Working, rgb};
-use crate::net::Graph;
+use crate::net::{Graph, ParamId};
 use conv::{ConvKernel, ConvKey};
 use operands::{Base, Operands, Shared, Target, View};
 
@@ -36,6 +43,7 @@ pub struct Cpu {
     arena: Vec<Line>,
     convs: HashMap<ConvKey, ConvKernel>,
     packed: HashMap<(WeightRef, Direction), Arc<[f32]>>,
+    vectors: HashMap<(ParamId, Vector), Box<[f32]>>,
     /// The frame, RGB, where an overlay will need it.
     photo: Vec<u8>,
     /// The working image, RGB.
@@ -87,128 +95,8 @@ impl Cpu {
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         pool.broadcast(|_| conv::warm_up());
         let workers = Workers { pool, scratch };
-        let (convs, packed) = (HashMap::new(), HashMap::new());
-        Ok(Self { graph, arena: vec![], convs, packed, photo: vec![], image: vec![], workers })
-    }
-
-    fn step(&self, instr: &Instr<Slot>, operands: &Operands<'_>, batch: &Batch<'_>) {
-        let w = &self.workers;
-        // The plan keeps the slots of values that are alive at the same time apart, so an instruction's results are
-        // disjoint from its operands. The one exception is `add`, which `base!` resolves.
-        macro_rules! view {
-            ($slot:expr) => {
-                // SAFETY: results of this instruction lie elsewhere.
-                unsafe { operands.view($slot) }
-            };
-        }
-        macro_rules! view_opt {
-            ($slot:expr) => {
-                $slot.as_ref().map(|slot| view!(slot))
-            };
-        }
-        macro_rules! target {
-            ($slot:expr) => {
-                // SAFETY: operands and other results of this instruction lie elsewhere.
-                unsafe { operands.target($slot) }
-            };
-        }
-        // The term to add lies where the result goes, elsewhere, or nowhere.
-        macro_rules! base {
-            ($add:expr, $y:expr) => {
-                match $add {
-                    None => Base::Zero,
-                    Some(add) if add == $y => Base::InPlace,
-                    Some(add) => Base::From(view!(add)),
-                }
-            };
-        }
-        match instr {
-            Instr::Unfold { y, .. } => resample::unfold(w, batch, target!(y)),
-            Instr::Conv { g, w: weight, bias, x, add, relu, y } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward }];
-                let param = self.graph.param(weight.param);
-                kernel.forward(w, param, view!(x), *bias, base!(add, y), *relu, target!(y));
-            }
-            Instr::ConvBack { g, w: weight, dy, mul, add, dx } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward }];
-                kernel.backward(w, view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
-            }
-            Instr::Linear { w: weight, bias, x, add, relu, y } => {
-                let param = self.graph.param(weight.param);
-                let bias = bias.map(|v| (param.bias.as_slice(), v));
-                linear::forward(w, self.linear_weight(weight), view!(x), bias, base!(add, y), *relu, target!(y));
-            }
-            Instr::LinearBack { w: weight, dy, mul, add, dx } => {
-                linear::backward(w, self.linear_weight(weight), view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
-            }
-            Instr::MaxPool { g, x, y, index } => {
-                // SAFETY: operands and other results of this instruction lie elsewhere.
-                let index = index.as_ref().map(|slot| unsafe { operands.bytes_mut(slot) });
-                layers::max_pool(w, g, view!(x), target!(y), index);
-            }
-            Instr::MaxPoolBack { g, index, dy, add, dx } => {
-                // SAFETY: results of this instruction lie elsewhere.
-                let winners = unsafe { operands.bytes(index) };
-                layers::max_pool_back(w, g, winners, view!(dy), base!(add, dx), target!(dx));
-            }
-            Instr::AvgPool { g, x, y } => layers::avg_pool(w, g, view!(x), target!(y)),
-            Instr::AvgPoolBack { g, dy, mul, add, dx } => {
-                layers::avg_pool_back(w, g, view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
-            }
-            Instr::Relu { x, y } => layers::unary(w, view!(x), target!(y), rectify),
-            Instr::ReluBack { y, dy, add, dx } => {
-                let mask = |y: f32, dy: f32| if y > 0.0 { dy } else { 0.0 };
-                layers::binary(w, view!(y), view!(dy), base!(add, dx), target!(dx), mask);
-            }
-            Instr::Add { a, b, relu, y } => {
-                let (a, b, zero, y) = (view!(a), view!(b), Base::Zero, target!(y));
-                match relu {
-                    true => layers::binary(w, a, b, zero, y, |a, b| rectify(a + b)),
-                    false => layers::binary(w, a, b, zero, y, |a, b| a + b),
-                }
-            }
-            Instr::Flatten { x, from, y } => layers::flatten(w, *x, view!(from), target!(y)),
-            Instr::FlattenBack { x, dy, add, dx } => {
-                layers::flatten_back(w, *x, view!(dy), base!(add, dx), target!(dx))
-            }
-            Instr::Divide { r, z, z2, eps, y } => {
-                layers::divide(w, view!(r), view!(z), view_opt!(z2), *eps, target!(y))
-            }
-            Instr::Multiply { x, c, add, y } => {
-                layers::binary(w, view!(x), view!(c), base!(add, y), target!(y), |x, c| x * c);
-            }
-            Instr::Part { x, positive: true, y } => layers::unary(w, view!(x), target!(y), rectify),
-            Instr::Part { x, positive: false, y } => layers::unary(w, view!(x), target!(y), |v| -rectify(-v)),
-            Instr::Softmax { logits, p } => layers::softmax(view!(logits), target!(p)),
-            Instr::TopK { p, k, classes } => layers::top_k(view!(p), *k, target!(classes)),
-            Instr::Pick { p, classes, y } => layers::pick(view!(p), view!(classes), target!(y)),
-            Instr::Seed { classes, value, y } => layers::seed(view!(classes), view_opt!(value), target!(y)),
-            Instr::PixelSum { x, channels, scale, y } => layers::pixel_sum(w, *channels, *scale, view!(x), target!(y)),
-            Instr::ClassRow { w: weight, classes, scale, y } => {
-                layers::class_row(self.linear_weight(weight), view!(classes), *scale, target!(y));
-            }
-            Instr::ChannelSum { x, channels, weights, y } => {
-                layers::channel_sum(w, *channels, view!(x), view_opt!(weights), target!(y));
-            }
-            Instr::ChannelScale { x, channels, weights, y } => {
-                layers::channel_scale(w, *channels, view!(x), view!(weights), target!(y));
-            }
-            Instr::ChannelMax { x, channels, y } => layers::channel_max(w, *channels, view!(x), target!(y)),
-            Instr::Keep { x, y } => target!(y).data.copy_from_slice(view!(x).data),
-            Instr::Fold { maps, p, map, y } => {
-                resample::fold(w, &batch.tables.fold, view!(maps), view!(p), *map, target!(y));
-            }
-            Instr::Range { x, y } => maps::range(view!(x), target!(y)),
-            Instr::ResizeMap { from, to, x, y } => maps::resize(*from, *to, view!(x), target!(y)),
-            Instr::MinMax { x, range, y } => maps::min_max(view!(x), view!(range), target!(y)),
-            Instr::Blur { size, vertical, x, y } => maps::blur(*size, *vertical, view!(x), target!(y)),
-            Instr::Overlay { size, photo, source, level, x, y, .. } => {
-                // SAFETY: operands and other results of this instruction lie elsewhere.
-                let pictures = unsafe { operands.bytes_mut(y) };
-                let x = view!(x);
-                w.pool.install(|| maps::overlay(batch.photo, *photo, *source, *size, *level, x, pictures));
-            }
-        }
+        let (convs, packed, vectors) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { graph, arena: vec![], convs, packed, vectors, photo: vec![], image: vec![], workers })
     }
 
     fn linear_weight(&self, weight: &WeightRef) -> &[f32] {
@@ -250,12 +138,21 @@ impl Backend for Cpu {
                 Instr::Conv { g, w, .. } => self.prepare_conv(*g, *w, Direction::Forward),
                 Instr::ConvBack { g, w, .. } => self.prepare_conv(*g, *w, Direction::Backward),
                 Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => {
-                    if w.variant != Variant::Plain {
-                        let param = self.graph.param(w.param);
-                        let variant = || param.weight.iter().map(|v| w.variant.of(*v)).collect();
-                        self.packed.entry((*w, Direction::Forward)).or_insert_with(variant);
+                    let param = self.graph.param(w.param);
+                    if !w.is_plain() {
+                        let values = || param.weight.iter().enumerate().map(|(i, v)| w.of(param, i / param.inputs, *v));
+                        self.packed.entry((*w, Direction::Forward)).or_insert_with(|| values().collect());
                     }
-                    linear::scratch(self.graph.param(w.param))
+                    linear::scratch(param)
+                }
+                Instr::Correlate { g, .. } | Instr::ConvBy { g, .. } | Instr::ConvBackBy { g, .. } => {
+                    correlate::scratch(g)
+                }
+                Instr::Vector { param, vector, .. } => {
+                    let graph = self.graph.clone();
+                    let values = || vector.of(graph.param(*param)).into();
+                    self.vectors.entry((*param, *vector)).or_insert_with(values);
+                    0
                 }
                 Instr::Unfold { image, .. } => resample::scratch(*image),
                 _ => 0,

@@ -2,7 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::Line;
+use rayon::prelude::*;
+
+use super::{Line, Workers};
 use crate::backend::{Dtype, Scope, Slot};
 
 /// The arena while a program runs on a batch.
@@ -104,6 +106,22 @@ impl Target<'_> {
     /// Number of lanes of all samples.
     pub(super) fn count(&self) -> usize {
         self.data.len() / self.len
+    }
+}
+
+/// Elements of one unit of elementwise work.
+pub(super) const GRAIN: usize = 1 << 14;
+
+impl Target<'_> {
+    /// Calls `work(b, start, part)` for parts of `grain` elements of each result `b`, in any order.
+    pub(super) fn parts(self, workers: &Workers, grain: usize, work: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        let (len, grain) = (self.len, grain.clamp(1, self.len));
+        workers.pool.install(|| {
+            self.data.par_chunks_mut(len).enumerate().for_each(|(b, result)| {
+                let parts = result.par_chunks_mut(grain).enumerate();
+                parts.for_each(|(i, part)| work(b, i * grain, part));
+            });
+        });
     }
 }
 

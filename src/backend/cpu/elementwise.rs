@@ -1,0 +1,127 @@
+//! Everything that makes one number of a few at the same place.
+
+use super::operands::GRAIN;
+use super::{Base, Target, View, Workers};
+use crate::backend::{Divisor, Scaling, Sign, Unary};
+
+pub(super) fn unary(workers: &Workers, x: View<'_>, y: Target<'_>, f: Unary) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        y.iter_mut().zip(&x.of(b, lanes)[start..]).for_each(|(y, x)| *y = f.of(*x));
+    });
+}
+
+pub(super) fn binary(
+    workers: &Workers,
+    a: View<'_>,
+    c: View<'_>,
+    base: Base<'_>,
+    y: Target<'_>,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        base.begin(b, lanes, start, y);
+        let (a, c) = (&a.of(b, lanes)[start..], &c.of(b, lanes)[start..]);
+        y.iter_mut().zip(a).zip(c).for_each(|((y, a), c)| *y += f(*a, *c));
+    });
+}
+
+/// `y = r·[x passes keep] + base`
+pub(super) fn mask(workers: &Workers, keep: Sign, x: View<'_>, r: View<'_>, base: Base<'_>, y: Target<'_>) {
+    binary(workers, x, r, base, y, |x, r| if keep.of(x) { r } else { 0.0 });
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn divide(
+    workers: &Workers,
+    r: View<'_>,
+    z: View<'_>,
+    z2: Option<View<'_>>,
+    by: Divisor,
+    scale: f32,
+    y: Target<'_>,
+) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        let (r, z) = (&r.of(b, lanes)[start..], &z.of(b, lanes)[start..]);
+        match z2 {
+            None => y.iter_mut().zip(r).zip(z).for_each(|((y, r), z)| *y = scale * by.quotient(*r, *z)),
+            Some(z2) => {
+                let z2 = &z2.of(b, lanes)[start..];
+                let terms = y.iter_mut().zip(r).zip(z).zip(z2);
+                terms.for_each(|(((y, r), z), z2)| *y = scale * by.quotient(*r, z + z2));
+            }
+        }
+    });
+}
+
+/// `y[pixel, c] = values[c]`
+pub(super) fn fill(workers: &Workers, values: &[f32], y: Target<'_>) {
+    y.parts(workers, GRAIN.next_multiple_of(values.len()), |_, _, y| {
+        y.chunks_mut(values.len()).for_each(|y| y.copy_from_slice(&values[..y.len()]));
+    });
+}
+
+/// The negative of one end of each sample's range, in the channels that count.
+pub(super) fn bound(workers: &Workers, range: View<'_>, upper: bool, channels: (usize, usize), y: Target<'_>) {
+    let (lanes, (stored, own)) = (y.lanes, channels);
+    y.parts(workers, GRAIN.next_multiple_of(stored), |b, _, y| {
+        let value = -range.of(b, lanes)[usize::from(upper)];
+        for y in y.chunks_exact_mut(stored) {
+            y[..own].fill(value);
+            y[own..].fill(0.0);
+        }
+    });
+}
+
+/// `y[pixel, c] = x[pixel]`
+pub(super) fn spread(workers: &Workers, channels: usize, x: View<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN.next_multiple_of(channels), |b, start, y| {
+        let x = &x.of(b, lanes)[start / channels..];
+        y.chunks_exact_mut(channels).zip(x).for_each(|(y, x)| y.fill(*x));
+    });
+}
+
+/// `y[pixel, c] = x[pixel, c]·weights[c]`
+pub(super) fn channel_scale(workers: &Workers, channels: usize, x: View<'_>, weights: View<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN.next_multiple_of(channels), |b, start, y| {
+        let (x, weights) = (&x.of(b, lanes)[start..], weights.of(b, lanes));
+        for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+            y.iter_mut().zip(x).zip(weights).for_each(|((y, x), w)| *y = x * w);
+        }
+    });
+}
+
+/// `y = x − [mask ≠ 0]·(Σfrom − Σto) / n` by the totals `[count, from, to]`.
+pub(super) fn shift(workers: &Workers, x: View<'_>, mask: View<'_>, totals: [Option<View<'_>>; 3], y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        let [count, from, to] = totals.map(|total| total.map_or([0.0; 2], |t| [t.of(b, lanes)[0], t.of(b, lanes)[1]]));
+        let step = Divisor::NonZero.quotient(from[0] - to[0], count[1]);
+        let (x, mask) = (&x.of(b, lanes)[start..], &mask.of(b, lanes)[start..]);
+        y.iter_mut().zip(x).zip(mask).for_each(|((y, x), m)| *y = x - if *m != 0.0 { step } else { 0.0 });
+    });
+}
+
+/// `y = x − other·(Σx / Σother)`
+pub(super) fn contrast(workers: &Workers, x: View<'_>, other: View<'_>, totals: [View<'_>; 2], y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        let [total, of_other] = totals.map(|t| t.of(b, lanes)[0]);
+        let ratio = Divisor::NonZero.quotient(total, of_other);
+        let (x, other) = (&x.of(b, lanes)[start..], &other.of(b, lanes)[start..]);
+        y.iter_mut().zip(x).zip(other).for_each(|((y, x), o)| *y = x - o * ratio);
+    });
+}
+
+/// Values scaled by a range of their lane.
+pub(super) fn scale(workers: &Workers, by: Scaling, x: View<'_>, range: View<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        let (x, range) = (&x.of(b, lanes)[start..], range.of(b, lanes));
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = by.of(*x, range[0], range[1]));
+    });
+}
