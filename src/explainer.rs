@@ -11,7 +11,7 @@ use crate::explanation::{ClassExplanation, Explanation, Times};
 use crate::frame::{Fit, Frame, Working};
 use crate::grid::Grid;
 use crate::map::{Map, Status};
-use crate::methods::{Level, Method};
+use crate::methods::{Level, Method, Settings};
 use crate::models::{Model, Network};
 use crate::net::NodeId;
 use crate::render::Picture;
@@ -46,6 +46,7 @@ pub struct Builder {
     model: Option<String>,
     labels: Option<Vec<String>>,
     method: String,
+    settings: Vec<(String, String)>,
     layer: Option<String>,
     grid: Grid,
     maps: Maps,
@@ -100,6 +101,13 @@ impl Builder {
         closed_forms: bool => closed_forms = closed_forms;
     }
 
+    /// Sets something about a method: a `key` of its [`settings`](Method::settings), or `method.key`.
+    #[must_use]
+    pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((key.into(), value.into()));
+        self
+    }
+
     /// Loads the weights and makes the explainer.
     ///
     /// # Errors
@@ -107,6 +115,7 @@ impl Builder {
     pub fn build(self) -> Result<Explainer> {
         let model = self.model.as_deref().map(Model::named).transpose()?;
         let method = Method::named(&self.method)?;
+        let settings = Settings::parse(method, &self.settings)?;
         let mut network = match self.network {
             Some(network) => network,
             None => Network::open(&self.weights, model)?,
@@ -116,7 +125,7 @@ impl Builder {
         }
         let layer = match &self.layer {
             Some(name) => network.graph.layer(name)?,
-            None => network.layer,
+            None => method.layer.default(&network)?,
         };
         if matches!(network.graph.node(layer).op, crate::net::Op::Linear { .. } | crate::net::Op::Flatten) {
             let name = network.graph.node(layer).name.clone();
@@ -131,6 +140,7 @@ impl Builder {
         if self.batch == Some(0) {
             return Err(ErrorKind::Option { option: "batch", problem: "expected 1 or more, found 0".into() }.into());
         }
+        method.check(&network, &settings)?;
         let network = Arc::new(network);
         let runner = Runner::new(&network, self.device, self.precision, threads)?;
         let budget = runner.budget(threads)?;
@@ -140,6 +150,7 @@ impl Builder {
             size: self.size.unwrap_or(network.preprocess.size),
             network,
             method,
+            settings: Arc::new(settings),
             layer,
             grid: self.grid,
             maps: self.maps,
@@ -164,6 +175,7 @@ pub struct Explainer {
     runner: Runner,
     network: Arc<Network>,
     method: &'static Method,
+    settings: Arc<Settings>,
     layer: NodeId,
     grid: Grid,
     maps: Maps,
@@ -186,6 +198,7 @@ impl Explainer {
             model: None,
             labels: None,
             method: "grad-cam".into(),
+            settings: vec![],
             layer: None,
             grid: Grid::default(),
             maps: Maps::default(),
@@ -290,6 +303,7 @@ impl Explainer {
             classes: count,
             top: classes.is_none(),
             method: self.method,
+            settings: self.settings.clone(),
             layer: self.layer,
             plain: self.maps != Maps::Ucag,
             grid: (self.maps != Maps::Plain).then_some(self.grid),

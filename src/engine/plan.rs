@@ -1,18 +1,19 @@
 //! From a request to programs, memory layout and batch size.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::program::Writer;
 use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
 use crate::error::{ErrorKind, Result};
 use crate::frame::Working;
 use crate::grid::{Grid, GridPlan, Mode, Weighting};
-use crate::methods::{Job, Level, Method};
+use crate::methods::{Job, Level, Method, Settings};
 use crate::models::Network;
 use crate::net::NodeId;
 
 /// What is to be explained and how; everything that a plan depends on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// The working image.
     pub working: Working,
@@ -22,6 +23,8 @@ pub struct Request {
     pub top: bool,
     /// The method.
     pub method: &'static Method,
+    /// Its settings.
+    pub settings: Arc<Settings>,
     /// Layer of a class activation map.
     pub layer: NodeId,
     /// Whether to make the plain map of the whole image.
@@ -49,7 +52,7 @@ impl Request {
             working
         };
         let working = if self.overlay { self.working } else { frameless(self.working) };
-        Self { working, ..*self } == *other
+        Self { working, ..self.clone() } == *other
     }
 }
 
@@ -169,7 +172,7 @@ impl<B: Backend> Plan<B> {
         backend.reserve(bytes)?;
         let whole = whole.finish(whole_steps, backend)?;
         let patches = patches.zip(patch_steps).map(|(draft, steps)| draft.finish(steps, backend)).transpose()?;
-        let (request, recording) = (*request, B::Recording::default());
+        let (request, recording) = (request.clone(), B::Recording::default());
         Ok(Self { request, whole, patches, classes, probabilities, chunk, bytes, recording })
     }
 
@@ -220,7 +223,8 @@ impl<'g> Draft<'g> {
         let (maps, size) = if unasked {
             (fixed.place(1, request.classes, Dtype::F32, Some(1)), (1, 1))
         } else {
-            let job = Job { classes, layer: request.layer, closed_forms: request.closed_forms };
+            let settings = &request.settings;
+            let job = Job { classes, layer: request.layer, closed_forms: request.closed_forms, settings };
             let raw = request.method.write(&mut w, &job);
             let kept = fixed.place(raw.size.0 * raw.size.1, request.classes, Dtype::F32, Some(patches));
             let y = w.fixed(kept);
