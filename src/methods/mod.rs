@@ -126,6 +126,24 @@ pub struct Method {
     write: fn(&mut Writer<'_>, &Job<'_>) -> RawMap,
 }
 
+/// A method with what was chosen about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The method.
+    pub method: &'static Method,
+    /// Its settings.
+    pub settings: Settings,
+    /// The layer to read, see [`LayerUse`].
+    pub layer: NodeId,
+}
+
+impl Chosen {
+    /// The layer that is read, if any.
+    pub fn layer(&self) -> Option<NodeId> {
+        (self.method.layer != LayerUse::None).then_some(self.layer)
+    }
+}
+
 /// What a method is asked to do.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {

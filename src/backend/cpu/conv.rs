@@ -165,13 +165,21 @@ impl ConvKernel {
         let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
         match &call.epilogue {
             Epilogue::Forward { bias, relu } => {
-                let accumulate = matches!(call.base, Base::InPlace);
-                let first = result.at(place(unit.pixels.start));
-                // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
-                unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, accumulate) };
                 let bias = bias.map(|(bias, variant)| (&bias[unit.channels.clone()], variant));
-                for at in places() {
-                    finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
+                if let Base::InPlace = call.base {
+                    // The term comes last wherever it lies, so that where it lies changes no bit.
+                    matmul(m, n, k, product, pixels, weight);
+                    for (row, at) in product.chunks_exact_mut(n).zip(places()) {
+                        finish(row, Some(out(at)), bias, *relu);
+                        out(at).copy_from_slice(row);
+                    }
+                } else {
+                    let first = result.at(place(unit.pixels.start));
+                    // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
+                    unsafe { multiply(m, n, k, first, self.result.c, pixels, weight) };
+                    for at in places() {
+                        finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
+                    }
                 }
             }
             Epilogue::Backward { mul } => {
@@ -261,7 +269,7 @@ pub(super) struct Matrix<'a> {
 pub(super) fn matmul(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     assert!(c.len() >= m * n, "matrix c too short");
     // SAFETY: `c` holds m rows of n elements and is borrowed exclusively.
-    unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b, false) }
+    unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b) }
 }
 
 /// Makes the product's own memory of the calling thread resident. Else each thread would allocate it with its first
@@ -274,22 +282,12 @@ pub(super) fn warm_up() {
     matmul(m, SIDE, SIDE, &mut vec![0.0; m * SIDE], matrix, matrix);
 }
 
-/// `c = a·b`, or `c += a·b`, on the calling thread; rows of `c` lie `ldc` apart.
+/// `c = a·b` on the calling thread; rows of `c` lie `ldc` apart.
 ///
 /// # Safety
 /// `c` must point to `m` such rows whose first `n` elements are initialised and nothing else reads or writes meanwhile.
-#[allow(clippy::too_many_arguments)]
-unsafe fn multiply(
-    m: usize,
-    n: usize,
-    k: usize,
-    c: *mut f32,
-    ldc: usize,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    accumulate: bool,
-) {
-    if k == 0 && !accumulate {
+unsafe fn multiply(m: usize, n: usize, k: usize, c: *mut f32, ldc: usize, a: Matrix<'_>, b: Matrix<'_>) {
+    if k == 0 {
         for row in 0..m {
             // SAFETY: row `row` of `c`, by the caller's promise.
             unsafe { std::slice::from_raw_parts_mut(c.wrapping_add(row * ldc), n) }.fill(0.0);
@@ -312,7 +310,7 @@ unsafe fn multiply(
             c,
             1,
             i(ldc),
-            accumulate,
+            false,
             ap,
             i(a.col),
             i(a.row),
