@@ -77,6 +77,16 @@ pub enum ErrorKind {
         /// What is wrong with its value.
         problem: String,
     },
+    /// A setting of a method whose value makes no sense.
+    #[error("setting `{key}` of {method}: {problem}")]
+    Setting {
+        /// The method.
+        method: &'static str,
+        /// The setting's key.
+        key: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
     /// More memory needed than is free or allowed.
     #[error("memory: {what} needs {} MiB, but only {} MiB are available", mib(*.need), .have >> 20)]
     Memory {

@@ -1,9 +1,11 @@
-//! The facade: a network, a method and a device, chosen once; then pictures in, maps out.
+//! The facade: a network, methods and a device, chosen once; then pictures in, maps out.
 
-use std::path::{Path, PathBuf};
+use std::mem::take;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::builder::Builder;
 use crate::device::{Device, Precision};
 use crate::engine::{Floors, Output, Request};
 use crate::error::{ErrorKind, Result};
@@ -11,9 +13,8 @@ use crate::explanation::{ClassExplanation, Explanation, Times};
 use crate::frame::{Fit, Frame, Working};
 use crate::grid::Grid;
 use crate::map::{Map, Status};
-use crate::methods::{Level, Method};
-use crate::models::{Model, Network};
-use crate::net::NodeId;
+use crate::methods::{Chosen, Level};
+use crate::models::Network;
 use crate::render::Picture;
 use crate::runner::Runner;
 
@@ -38,172 +39,32 @@ pub enum Maps {
     Both,
 }
 
-/// Settings of an [`Explainer`]. Every field has a sensible default.
-#[derive(Debug, Clone)]
-pub struct Builder {
-    weights: PathBuf,
-    network: Option<Network>,
-    model: Option<String>,
-    labels: Option<Vec<String>>,
-    method: String,
-    layer: Option<String>,
-    grid: Grid,
-    maps: Maps,
-    fit: Fit,
-    size: Option<usize>,
-    overlay: bool,
-    device: Device,
-    precision: Option<Precision>,
-    threads: Option<usize>,
-    memory: Option<u64>,
-    batch: Option<usize>,
-    closed_forms: bool,
-}
-
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $type:ty => $field:ident = $value:expr;)*) => {
-        $($(#[$doc])* #[must_use] pub fn $name(mut self, $name: $type) -> Self { self.$field = $value; self })*
-    };
-}
-
-impl Builder {
-    setters! {
-        /// The network's name, where it is not to be recognised from the tensors.
-        model: impl Into<String> => model = Some(model.into());
-        /// Names of the classes, in place of those in the file.
-        labels: Vec<String> => labels = Some(labels);
-        /// Explanation method, `grad-cam` unless set. Names are in [`crate::methods::METHODS`].
-        method: impl Into<String> => method = method.into();
-        /// Layer of a class activation map, in place of the network's default.
-        layer: impl Into<String> => layer = Some(layer.into());
-        /// UCAG's grid.
-        grid: Grid => grid = grid;
-        /// Which maps are made.
-        maps: Maps => maps = maps;
-        /// How a picture becomes the working image.
-        fit: Fit => fit = fit;
-        /// Side of the working image in pixels, in place of the network's own.
-        size: usize => size = Some(size);
-        /// Whether to lay each map over the frame, on the device: [`ClassExplanation::overlay`].
-        overlay: bool => overlay = overlay;
-        /// Where to compute: on a GPU where there is one, unless set.
-        device: Device => device = device;
-        /// In how many bits activations are stored, in place of what suits the device.
-        precision: Precision => precision = Some(precision);
-        /// Threads, in place of one for each core.
-        threads: usize => threads = Some(threads);
-        /// Most bytes of working memory, beyond the weights; unless set a quarter of the machine's, on a GPU what is free.
-        memory: u64 => memory = Some(memory);
-        /// Patches of one batch, in place of a number that suits cores and memory. Does not change any map.
-        batch: usize => batch = Some(batch);
-        /// Whether closed forms may stand in for the walk down the network (default). Off serves comparison.
-        closed_forms: bool => closed_forms = closed_forms;
-    }
-
-    /// Loads the weights and makes the explainer.
-    ///
-    /// # Errors
-    /// When the weights cannot be used, a name is unknown, or a setting makes no sense.
-    pub fn build(self) -> Result<Explainer> {
-        let model = self.model.as_deref().map(Model::named).transpose()?;
-        let method = Method::named(&self.method)?;
-        let mut network = match self.network {
-            Some(network) => network,
-            None => Network::open(&self.weights, model)?,
-        };
-        if let Some(labels) = self.labels {
-            network.set_labels(labels)?;
-        }
-        let layer = match &self.layer {
-            Some(name) => network.graph.layer(name)?,
-            None => network.layer,
-        };
-        if matches!(network.graph.node(layer).op, crate::net::Op::Linear { .. } | crate::net::Op::Flatten) {
-            let name = network.graph.node(layer).name.clone();
-            let problem = "expected a layer with rows and columns, found one of single values".into();
-            return Err(ErrorKind::Layer { name, problem }.into());
-        }
-        let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        if threads == 0 || threads > MAX_THREADS {
-            let problem = format!("expected 1 to {MAX_THREADS}, found {threads}");
-            return Err(ErrorKind::Option { option: "threads", problem }.into());
-        }
-        if self.batch == Some(0) {
-            return Err(ErrorKind::Option { option: "batch", problem: "expected 1 or more, found 0".into() }.into());
-        }
-        let network = Arc::new(network);
-        let runner = Runner::new(&network, self.device, self.precision, threads)?;
-        let budget = runner.budget(threads)?;
-        Ok(Explainer {
-            runner,
-            overlay: self.overlay,
-            size: self.size.unwrap_or(network.preprocess.size),
-            network,
-            method,
-            layer,
-            grid: self.grid,
-            maps: self.maps,
-            fit: self.fit,
-            memory: self.memory.unwrap_or(budget.memory),
-            comfortable: if self.batch.is_some() { u64::MAX } else { budget.comfortable },
-            wanted_batch: self.batch.unwrap_or(budget.batch).min(MAX_BATCH),
-            closed_forms: self.closed_forms,
-            threads,
-        })
-    }
-}
-
-/// Most patches of one batch: what a GPU's grid of blocks counts along its third axis.
-const MAX_BATCH: usize = 65_535;
-
-/// More threads than any machine has.
-const MAX_THREADS: usize = 1024;
-
-/// Explains pictures with one network and one method.
+/// Explains pictures with one network, by one method or several.
 pub struct Explainer {
-    runner: Runner,
-    network: Arc<Network>,
-    method: &'static Method,
-    layer: NodeId,
-    grid: Grid,
-    maps: Maps,
-    fit: Fit,
-    size: usize,
-    overlay: bool,
-    memory: u64,
-    comfortable: u64,
-    wanted_batch: usize,
-    closed_forms: bool,
-    threads: usize,
+    pub(crate) runner: Runner,
+    pub(crate) network: Arc<Network>,
+    pub(crate) methods: Arc<[Chosen]>,
+    pub(crate) grid: Grid,
+    pub(crate) maps: Maps,
+    pub(crate) fit: Fit,
+    pub(crate) size: usize,
+    pub(crate) overlay: bool,
+    pub(crate) memory: u64,
+    pub(crate) comfortable: u64,
+    pub(crate) wanted_batch: usize,
+    pub(crate) closed_forms: bool,
+    pub(crate) threads: usize,
 }
 
 impl Explainer {
     /// Starts with a safetensors file.
     pub fn builder(weights: impl AsRef<Path>) -> Builder {
-        Builder {
-            weights: weights.as_ref().into(),
-            network: None,
-            model: None,
-            labels: None,
-            method: "grad-cam".into(),
-            layer: None,
-            grid: Grid::default(),
-            maps: Maps::default(),
-            fit: Fit::default(),
-            size: None,
-            overlay: false,
-            device: Device::Auto,
-            precision: None,
-            threads: None,
-            memory: None,
-            batch: None,
-            closed_forms: true,
-        }
+        Builder::new(weights.as_ref().into(), None)
     }
 
     /// Starts with a network that is loaded already.
     pub fn with_network(network: Network) -> Builder {
-        Builder { network: Some(network), ..Self::builder("") }
+        Builder::new("".into(), Some(network))
     }
 
     /// The network.
@@ -211,14 +72,9 @@ impl Explainer {
         &self.network
     }
 
-    /// The method.
-    pub fn method(&self) -> &'static Method {
-        self.method
-    }
-
-    /// Name of the layer of class activation maps.
-    pub fn layer(&self) -> &str {
-        &self.network.graph.node(self.layer).name
+    /// The methods with what was chosen about them.
+    pub fn methods(&self) -> &[Chosen] {
+        &self.methods
     }
 
     /// Number of threads of the CPU.
@@ -289,8 +145,7 @@ impl Explainer {
             working,
             classes: count,
             top: classes.is_none(),
-            method: self.method,
-            layer: self.layer,
+            methods: self.methods.clone(),
             plain: self.maps != Maps::Ucag,
             grid: (self.maps != Maps::Plain).then_some(self.grid),
             overlay: self.overlay,
@@ -325,30 +180,30 @@ impl Explainer {
 
     fn assemble(&self, output: Output, working: Working) -> Explanation {
         let (h, w) = (working.h, working.w);
-        let rectified = self.method.level == Level::Layer;
         let mut order: Vec<usize> = (0..output.probabilities.len()).collect();
         order.sort_by(|a, b| output.probabilities[*b].total_cmp(&output.probabilities[*a]));
         let top = order.into_iter().take(5).map(|c| (c, output.probabilities[c])).collect();
-        let mut plain = output.plain.into_iter().map(|data| Map::new(h, w, data));
-        let mut folded = output.folded.into_iter().map(|data| Map::new(h, w, data));
-        let mut patches = output.patch_probabilities.into_iter();
-        let mut overlays = output.overlays.into_iter();
         let (frame_h, frame_w) = working.frame;
-        let classes = output.classes.iter().map(|class| {
-            let mut entry = ClassExplanation {
-                class: *class,
-                label: self.network.label(*class),
-                probability: output.probabilities[*class],
-                ucag: folded.next(),
-                plain: plain.next(),
-                overlay: overlays.next().map(|pixels| Picture { h: frame_h, w: frame_w, pixels }),
-                patch_probabilities: patches.next().unwrap_or_default(),
-                status: Status::Fine,
-            };
-            entry.status = entry.map().status(rectified);
-            entry
-        });
-        let classes = classes.collect();
+        let mut made = output.methods;
+        let mut classes = vec![];
+        for (k, class) in output.classes.iter().enumerate() {
+            for (Chosen { method, .. }, made) in self.methods.iter().zip(&mut made) {
+                let map = |maps: &mut Vec<Vec<f32>>| maps.get_mut(k).map(|data| Map::new(h, w, take(data)));
+                let mut entry = ClassExplanation {
+                    class: *class,
+                    label: self.network.label(*class),
+                    probability: output.probabilities[*class],
+                    method,
+                    ucag: map(&mut made.folded),
+                    plain: map(&mut made.plain),
+                    overlay: made.overlays.get_mut(k).map(|p| Picture { h: frame_h, w: frame_w, pixels: take(p) }),
+                    patch_probabilities: output.patch_probabilities.get(k).cloned().unwrap_or_default(),
+                    status: Status::Fine,
+                };
+                entry.status = entry.map().status(method.level == Level::Layer);
+                classes.push(entry);
+            }
+        }
         let times = Times { stages: output.times, ..Times::default() };
         Explanation { classes, top, working, grid: output.grid, times }
     }

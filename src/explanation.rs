@@ -6,12 +6,13 @@ use crate::engine::StageTimes;
 use crate::frame::Working;
 use crate::grid::GridPlan;
 use crate::map::{Map, Status};
+use crate::methods::Method;
 use crate::render::Picture;
 
 /// The explanation of one picture.
 #[derive(Debug, Clone)]
 pub struct Explanation {
-    /// One entry for each explained class.
+    /// One entry for each explained class and method: all methods of the first class, then those of the next.
     pub classes: Vec<ClassExplanation>,
     /// The five most probable classes of the whole picture with their probabilities, most probable first.
     pub top: Vec<(usize, f32)>,
@@ -23,7 +24,7 @@ pub struct Explanation {
     pub times: Times,
 }
 
-/// The explanation of one class.
+/// The explanation of one class by one method.
 #[derive(Debug, Clone)]
 pub struct ClassExplanation {
     /// Index of the class.
@@ -32,6 +33,8 @@ pub struct ClassExplanation {
     pub label: String,
     /// Its probability for the whole picture.
     pub probability: f32,
+    /// The method.
+    pub method: &'static Method,
     /// UCAG's map; raw and signed in mode `paper`.
     pub ucag: Option<Map>,
     /// The method's own map of the whole picture, raw and signed.

@@ -36,6 +36,7 @@
 
 #[doc(hidden)]
 pub mod backend;
+mod builder;
 mod device;
 #[doc(hidden)]
 pub mod engine;
@@ -56,10 +57,11 @@ mod resize;
 mod runner;
 
 pub use backend::{Ceilings, Work};
+pub use builder::Builder;
 pub use device::{Device, Gpu, Precision, gpus};
 pub use engine::{Floor, Floors, StageTimes};
 pub use error::{Error, ErrorKind, Misfit, Result};
-pub use explainer::{Builder, Explainer, Maps, Target};
+pub use explainer::{Explainer, Maps, Target};
 pub use explanation::{ClassExplanation, Explanation, Times};
 pub use frame::{Fit, Frame, PixelFormat, Working};
 pub use grid::{Grid, Mode};

@@ -76,6 +76,35 @@ fn check(network: &Network, method: &'static str) {
     }
 }
 
+/// All methods in one run, for several classes: each gives what it gives alone.
+#[test]
+fn several_methods_give_what_each_gives_alone() {
+    for name in ["resnet18", "resnet50", "vgg11_bn"] {
+        let network = common::tiny(name);
+        let build = |methods: &[&str], batch| {
+            let builder = Explainer::with_network(network.clone()).methods(methods.to_vec()).maps(Maps::Both);
+            let builder = builder.grid(grid()).fit(Fit::None).device(Device::Cpu).overlay(true).batch(batch).threads(2);
+            builder.build().expect("an explainer")
+        };
+        let names: Vec<&str> = METHODS.iter().map(|m| m.name).collect();
+        let target = Target::Classes(vec![4, 1]);
+        let together = explain(&mut build(&names, 4), &target);
+        assert_eq!(together.classes.len(), 2 * METHODS.len());
+        for (m, method) in METHODS.iter().enumerate() {
+            let alone = explain(&mut build(&[method.name], 3), &target);
+            for (k, alone) in alone.classes.iter().enumerate() {
+                let found = &together.classes[k * METHODS.len() + m];
+                let what = format!("class {} by {} on {name}", alone.class, method.name);
+                assert_eq!((found.class, found.method.name), (alone.class, method.name), "{what}");
+                assert!(found.ucag == alone.ucag && found.plain == alone.plain, "{what}: maps");
+                assert!(found.overlay.is_some() && found.overlay == alone.overlay, "{what}: overlay");
+                assert_eq!(found.patch_probabilities, alone.patch_probabilities, "{what}");
+                assert_eq!((found.probability, found.status), (alone.probability, alone.status), "{what}");
+            }
+        }
+    }
+}
+
 /// The same on a GPU, on which emulated networks take their time: maps near the CPU's, and the same bits with other
 /// classes in other batches.
 #[cfg(feature = "cuda")]

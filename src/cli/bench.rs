@@ -152,7 +152,7 @@ fn report(
             bytes,
         },
         network: explainer.network().model.name,
-        method: explainer.method().name,
+        method: explainer.methods()[0].method.name,
         frame: [height, width],
         plain: args.engine.plain,
         batch: floors.map_or(0, |f| f.batch),

@@ -135,8 +135,8 @@ impl<'a> Job<'a> {
             version: env!("CARGO_PKG_VERSION"),
             input: report::Input { path: name, sha256: find::hex(&Sha256::digest(&bytes)), width, height },
             network: self.network()?,
-            method: self.explainer.method().name,
-            layer: self.explainer.layer().into(),
+            method: "",
+            layer: String::new(),
             mode: args::name(self.args.engine.mode),
             classes: explanation.classes.iter().map(Into::into).collect(),
             top5: explanation.top.iter().map(|(class, probability)| self.probability(*class, *probability)).collect(),
@@ -167,7 +167,7 @@ impl<'a> Job<'a> {
         entry: &ClassExplanation,
     ) -> Result<Vec<u8>> {
         let (frame, map, working) = (photo.frame(), entry.map(), &explanation.working);
-        let method = self.explainer.method();
+        let method = entry.method;
         Ok(match kind {
             Kind::Overlay => match &entry.overlay {
                 Some(picture) => io::png(picture)?,

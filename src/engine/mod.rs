@@ -3,6 +3,7 @@
 mod plan;
 mod program;
 mod rules;
+mod tail;
 mod walk;
 
 pub use plan::Request;
@@ -53,17 +54,24 @@ pub(crate) struct Output {
     pub probabilities: Vec<f32>,
     /// The explained classes.
     pub classes: Vec<usize>,
-    /// For each explained class, its plain map.
-    pub plain: Vec<Vec<f32>>,
-    /// For each explained class, the map folded from patches.
-    pub folded: Vec<Vec<f32>>,
     /// For each explained class, its probability in each patch.
     pub patch_probabilities: Vec<Vec<f32>>,
-    /// For each explained class, its map over the frame, RGB.
-    pub overlays: Vec<Vec<u8>>,
+    /// What each method gives.
+    pub methods: Vec<MethodOutput>,
     /// The grid of patches, where the image is unfolded.
     pub grid: Option<GridPlan>,
     pub times: StageTimes,
+}
+
+/// What one method gives, one entry for each explained class.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MethodOutput {
+    /// Plain maps.
+    pub plain: Vec<Vec<f32>>,
+    /// Maps folded from patches.
+    pub folded: Vec<Vec<f32>>,
+    /// Maps over the frame, RGB.
+    pub overlays: Vec<Vec<u8>>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -115,7 +123,7 @@ impl<B: Backend> Engine<B> {
         let mut passes: Vec<Pass<'_, B::Program>> = plan.whole.body(1).collect();
         passes.extend(plan.patches.iter().flat_map(|stage| stage.body(plan.chunk)));
         let bodies = passes.len();
-        passes.extend(plan.stages().map(Stage::tail));
+        passes.extend(plan.stages().flat_map(Stage::finish));
         let all = plan.patches.as_ref().map_or(0, |stage| stage.grid.patches());
         let mut done = |i: usize| {
             if (1..bodies).contains(&i) {
@@ -133,7 +141,8 @@ impl<B: Backend> Engine<B> {
             }
         }
         let output = self.results(times)?;
-        let maps = output.plain.iter().chain(&output.folded).chain(&output.patch_probabilities);
+        let maps = output.methods.iter().flat_map(|method| method.plain.iter().chain(&method.folded));
+        let maps = maps.chain(&output.patch_probabilities);
         let finite = |values: &Vec<f32>| values.iter().all(|v| v.is_finite());
         if outcome.overflow || !finite(&output.probabilities) || !maps.into_iter().all(finite) {
             return Err(ErrorKind::NonFinite { node: self.overflowing()? }.into());
@@ -144,57 +153,61 @@ impl<B: Backend> Engine<B> {
     /// Brings everything that the latest plan gives to the host.
     fn results(&mut self, times: StageTimes) -> Result<Output> {
         let plan = &self.plans[0];
-        let patches = plan.patches.as_ref();
-        let maps = |stage: &Stage<B::Program>| stage.steps.len() > stage.body;
+        let (methods, lanes) = (plan.methods(), plan.classes.len);
+        let tails = |m: usize| [Some(&plan.whole), plan.patches.as_ref()].map(|stage| stage?.tails.get(m));
         let mut wanted = vec![(plan.probabilities, 1), (plan.classes, 1)];
-        wanted.extend(maps(&plan.whole).then_some((plan.whole.map, 1)));
-        wanted.extend(patches.iter().flat_map(|s| [(s.map, 1), (s.p, s.grid.patches())]));
-        let lanes = plan.classes.len;
+        wanted.extend(plan.patches.iter().map(|stage| (stage.p, stage.grid.patches())));
         // Lane by lane: these are too large to be cut up afterwards.
         let lane = |slot: Slot, k: usize| Slot { offset: slot.offset + k * slot.bytes(1) / lanes, lanes: 1, ..slot };
-        let overlay = plan.stages().find_map(|stage| stage.overlay);
-        wanted.extend(overlay.into_iter().flat_map(|slot| (0..lanes).map(move |k| (lane(slot, k), 1))));
+        for tail in (0..methods).flat_map(tails).flatten() {
+            wanted.extend((0..lanes).map(|k| (lane(tail.map, k), 1)));
+            wanted.extend(tail.overlay.iter().flat_map(|slot| (0..lanes).map(|k| (lane(*slot, k), 1))));
+        }
         let mut bytes: Vec<Vec<u8>> = wanted.iter().map(|(slot, samples)| vec![0; slot.bytes(*samples)]).collect();
         let mut reads: Vec<(Slot, &mut [u8])> =
             wanted.iter().zip(&mut bytes).map(|((slot, _), bytes)| (*slot, bytes.as_mut_slice())).collect();
         self.backend.read(&mut reads)?;
-        let plan = &self.plans[0];
-        let grid = plan.patches.as_ref().map(|stage| stage.grid.clone());
         let mut found = bytes.into_iter();
         let mut next = || found.next().unwrap_or_default();
-        let classes = |bytes: &[u8]| words(bytes).map(|word| u32::from_le_bytes(word) as usize).collect();
-        let mut output =
-            Output { probabilities: floats(&next()), classes: classes(&next()), times, ..Output::default() };
-        let split = |values: Vec<f32>| values.chunks_exact(values.len() / lanes).map(<[f32]>::to_vec).collect();
-        if maps(&plan.whole) {
-            output.plain = split(floats(&next()));
+        let probabilities = floats(&next());
+        let classes = words(&next()).map(|word| u32::from_le_bytes(word) as usize).collect();
+        let p = plan.patches.iter().flat_map(|_| floats(&next())).collect::<Vec<f32>>();
+        let patch_probabilities = match plan.patches {
+            Some(_) => (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect(),
+            None => vec![],
+        };
+        let mut made = vec![];
+        for [whole, patches] in (0..methods).map(tails) {
+            let mut method = MethodOutput::default();
+            for (tail, maps) in [(whole, &mut method.plain), (patches, &mut method.folded)] {
+                let Some(tail) = tail else { continue };
+                *maps = (0..lanes).map(|_| floats(&next())).collect();
+                method.overlays.extend(tail.overlay.iter().flat_map(|_| 0..lanes).map(|_| next()));
+            }
+            made.push(method);
         }
-        if grid.is_some() {
-            output.folded = split(floats(&next()));
-            let p = floats(&next());
-            output.patch_probabilities =
-                (0..lanes).map(|k| p.iter().skip(k).step_by(lanes).copied().collect()).collect();
-        }
-        output.overlays = found.collect();
-        output.grid = grid;
-        Ok(output)
+        let grid = plan.patches.as_ref().map(|stage| stage.grid.clone());
+        Ok(Output { probabilities, classes, patch_probabilities, methods: made, grid, times })
     }
 
     /// The node at which values stopped being finite, found by running the stages again patch by patch, step by step.
     fn overflowing(&mut self) -> Result<String> {
         for stage in self.plans[0].stages() {
-            for first in 0..stage.grid.patches() {
-                for (i, step) in stage.steps.iter().enumerate().take(stage.body) {
+            let patches = stage.grid.patches();
+            for first in 0..patches {
+                for (i, step) in stage.steps.iter().enumerate() {
                     self.backend.run(&stage.pass(i..i + 1, first..first + 1))?;
                     if !finite(&mut self.backend, step, first)? {
                         return Ok(step.node.clone());
                     }
                 }
             }
-            for (i, step) in stage.steps.iter().enumerate().skip(stage.body) {
-                self.backend.run(&stage.pass(i..i + 1, 0..stage.grid.patches()))?;
-                if !finite(&mut self.backend, step, 0)? {
-                    return Ok(step.node.clone());
+            for tail in &stage.tails {
+                for (i, step) in tail.steps.iter().enumerate() {
+                    self.backend.run(&tail.pass(i..i + 1, patches))?;
+                    if !finite(&mut self.backend, step, 0)? {
+                        return Ok(step.node.clone());
+                    }
                 }
             }
         }
@@ -237,11 +250,13 @@ impl<B: Backend> Engine<B> {
         let graph = &self.network.graph;
         for (index, stage) in plan.stages().enumerate() {
             let chunk = if index == 0 { 1 } else { plan.chunk };
-            for pass in stage.body(chunk).chain([stage.tail()]) {
-                let floor = if pass.steps.start == 0 { &mut stages[index] } else { &mut stages[2] };
-                for step in &stage.steps[pass.steps.clone()] {
-                    floor.add(&step.instr.work(graph, pass.samples.len(), weight_bytes), &ceilings);
+            for pass in stage.body(chunk) {
+                for step in &stage.steps {
+                    stages[index].add(&step.instr.work(graph, pass.samples.len(), weight_bytes), &ceilings);
                 }
+            }
+            for step in stage.tails.iter().flat_map(|tail| &tail.steps) {
+                stages[2].add(&step.instr.work(graph, stage.grid.patches(), weight_bytes), &ceilings);
             }
         }
         Ok(Some(Floors { ceilings, stages, batch: plan.chunk }))

@@ -1,18 +1,19 @@
 //! From a request to programs, memory layout and batch size.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::program::Writer;
-use crate::backend::{ALIGN, Backend, Dtype, Filter, Instr, Pass, Scaling, Scope, Slot, Step, Storage, Tables, Unary};
+use super::tail::{self, Tail};
+use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
 use crate::error::{ErrorKind, Result};
 use crate::frame::Working;
 use crate::grid::{Grid, GridPlan, Mode, Weighting};
-use crate::methods::{Job, Level, Method};
+use crate::methods::{Chosen, Job};
 use crate::models::Network;
-use crate::net::{NodeId, Shape};
 
 /// What is to be explained and how; everything that a plan depends on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// The working image.
     pub working: Working,
@@ -20,10 +21,8 @@ pub struct Request {
     pub classes: usize,
     /// Whether the classes are the top ones of the image (else they are given).
     pub top: bool,
-    /// The method.
-    pub method: &'static Method,
-    /// Layer of a class activation map.
-    pub layer: NodeId,
+    /// The methods.
+    pub methods: Arc<[Chosen]>,
     /// Whether to make the plain map of the whole image.
     pub plain: bool,
     /// UCAG's grid, `None` for no unfolding.
@@ -49,7 +48,7 @@ impl Request {
             working
         };
         let working = if self.overlay { self.working } else { frameless(self.working) };
-        Self { working, ..*self } == *other
+        Self { working, ..self.clone() } == *other
     }
 }
 
@@ -67,46 +66,43 @@ pub(super) struct Plan<B: Backend> {
     pub recording: B::Recording,
 }
 
-/// One way through the network for a set of patches: the whole image as a single patch, or UCAG's. Steps of the body
-/// run batch by batch, those after it once.
+/// One way through the network for a set of patches: the whole image as a single patch, or UCAG's. The body runs batch by
+/// batch, the tails once.
 pub(super) struct Stage<P> {
     pub program: P,
     pub steps: Vec<Step<Slot>>,
-    pub body: usize,
     pub grid: GridPlan,
     /// Probability of each class in each patch.
     pub p: Slot,
-    /// The finished maps.
-    pub map: Slot,
-    /// The maps over the frame, where asked for.
-    pub overlay: Option<Slot>,
+    /// What makes each method's maps; none where no maps were asked for.
+    pub tails: Vec<Tail<P>>,
 }
 
 impl<P> Stage<P> {
-    /// A pass over some of the steps.
+    /// A pass over some of the body's steps.
     pub fn pass(&self, steps: Range<usize>, samples: Range<usize>) -> Pass<'_, P> {
         Pass { program: &self.program, steps, samples }
     }
 
     /// The passes of the body, batch by batch.
     pub fn body(&self, chunk: usize) -> impl Iterator<Item = Pass<'_, P>> {
-        let patches = self.grid.patches();
-        (0..patches).step_by(chunk).map(move |first| self.pass(0..self.body, first..(first + chunk).min(patches)))
+        let (patches, all) = (self.grid.patches(), 0..self.steps.len());
+        (0..patches).step_by(chunk).map(move |first| self.pass(all.clone(), first..(first + chunk).min(patches)))
     }
 
-    /// The pass that puts the maps together and finishes them.
-    pub fn tail(&self) -> Pass<'_, P> {
-        self.pass(self.body..self.steps.len(), 0..self.grid.patches())
+    /// The passes that put the maps together and finish them.
+    pub fn finish(&self) -> impl Iterator<Item = Pass<'_, P>> {
+        self.tails.iter().map(|tail| tail.all(self.grid.patches()))
     }
 }
 
 /// Places values that outlive a batch, one after the other.
-struct Fixed {
+pub(super) struct Fixed {
     end: usize,
 }
 
 impl Fixed {
-    fn place(&mut self, len: usize, lanes: usize, dtype: Dtype, samples: Option<usize>) -> Slot {
+    pub fn place(&mut self, len: usize, lanes: usize, dtype: Dtype, samples: Option<usize>) -> Slot {
         let offset = self.end;
         self.end += (len * lanes * dtype.bytes() * samples.unwrap_or(1)).next_multiple_of(ALIGN);
         let scope = if samples.is_some() { Scope::All } else { Scope::Shared };
@@ -119,10 +115,8 @@ struct Draft<'g> {
     writer: Writer<'g>,
     grid: GridPlan,
     tables: Tables,
-    tail: Vec<Step<Slot>>,
     p: Slot,
-    map: Slot,
-    overlay: Option<Slot>,
+    tails: Vec<tail::Draft>,
 }
 
 impl<B: Backend> Plan<B> {
@@ -167,15 +161,20 @@ impl<B: Backend> Plan<B> {
             return Err(ErrorKind::Memory { what, need: bytes as u64, have: request.memory }.into());
         }
         backend.reserve(bytes)?;
-        let whole = whole.finish(whole_steps, backend)?;
-        let patches = patches.zip(patch_steps).map(|(draft, steps)| draft.finish(steps, backend)).transpose()?;
-        let (request, recording) = (*request, B::Recording::default());
+        let whole = whole.ready(whole_steps, backend)?;
+        let patches = patches.zip(patch_steps).map(|(draft, steps)| draft.ready(steps, backend)).transpose()?;
+        let (request, recording) = (request.clone(), B::Recording::default());
         Ok(Self { request, whole, patches, classes, probabilities, chunk, bytes, recording })
     }
 
     /// Whether this plan is one for the request.
     pub fn serves(&self, request: &Request) -> bool {
         request.is_served_by(&self.request)
+    }
+
+    /// How many methods it is for.
+    pub fn methods(&self) -> usize {
+        self.request.methods.len()
     }
 
     /// Both stages, the whole image first.
@@ -216,90 +215,37 @@ impl<'g> Draft<'g> {
         let y = w.fixed(p);
         w.push(Instr::Pick { p: every, classes, y });
         let is_whole = select.is_some();
-        let unasked = is_whole && !request.plain;
-        let (maps, size) = if unasked {
-            (fixed.place(1, request.classes, Dtype::F32, Some(1)), (1, 1))
-        } else {
-            let job = Job { classes, layer: request.layer, closed_forms: request.closed_forms };
-            let raw = request.method.write(&mut w, &job);
+        let on_display = is_whole != request.grid.is_some();
+        let resample = grid.resample(&network.preprocess);
+        let tables = |map| Tables { resample: resample.clone(), fold: grid.fold(map, weighting) };
+        let wanted: &[Chosen] = if is_whole && !request.plain { &[] } else { &request.methods };
+        let tails = wanted.iter().map(|Chosen { method, settings, layer }| {
+            w.at(&graph.node(*layer).name);
+            let job = Job { classes, layer: *layer, closed_forms: request.closed_forms, settings };
+            let raw = method.write(&mut w, &job);
             let kept = fixed.place(raw.size.0 * raw.size.1, request.classes, Dtype::F32, Some(patches));
             let y = w.fixed(kept);
             w.push(Instr::Keep { x: raw.map, y });
-            (kept, raw.size)
-        };
+            let mut tail = tail::Draft::new(tables(raw.size), kept, raw.size, p, fixed);
+            if !is_whole {
+                tail.finish(&grid, method.level, fixed);
+            }
+            if request.overlay && on_display {
+                tail.overlay(request, method, fixed);
+            }
+            tail
+        });
+        let tails = tails.collect();
         w.forward();
         w.unfold(grid.image);
-        let tables = Tables { resample: grid.resample(&network.preprocess), fold: grid.fold(size, weighting) };
-        let mut tail = Tail { steps: vec![], fixed, lanes: request.classes };
-        let canvas = grid.canvas();
-        let mut map = tail.push("fold", canvas.0 * canvas.1, |y| Instr::Fold { maps, p, map: size, y });
-        if !is_whole {
-            map = tail.finish(&grid, request.method.level, map);
-        }
-        let on_display = if request.grid.is_some() { !is_whole } else { is_whole };
-        let overlay = (request.overlay && on_display).then(|| tail.overlay(request, map));
-        let tail = if unasked { vec![] } else { tail.steps };
-        Ok(Self { writer: w, grid, tables, tail, p, map, overlay })
+        let tables = tables((1, 1));
+        Ok(Self { writer: w, grid, tables, p, tails })
     }
 
-    fn finish<B: Backend>(self, mut steps: Vec<Step<Slot>>, backend: &mut B) -> Result<Stage<B::Program>> {
-        let body = steps.len();
-        steps.extend(self.tail);
+    fn ready<B: Backend>(self, steps: Vec<Step<Slot>>, backend: &mut B) -> Result<Stage<B::Program>> {
         let program = backend.prepare(steps.clone(), self.tables)?;
-        Ok(Stage { program, steps, body, grid: self.grid, p: self.p, map: self.map, overlay: self.overlay })
-    }
-}
-
-/// The steps after the last batch.
-struct Tail<'f> {
-    steps: Vec<Step<Slot>>,
-    fixed: &'f mut Fixed,
-    lanes: usize,
-}
-
-impl Tail<'_> {
-    /// Appends a step; returns where its result of `len` values a lane lies.
-    fn push(&mut self, node: &str, len: usize, instr: impl FnOnce(Slot) -> Instr<Slot>) -> Slot {
-        let y = self.fixed.place(len, self.lanes, Dtype::F32, None);
-        self.steps.push(Step { node: node.into(), instr: instr(y) });
-        y
-    }
-
-    /// From the folded canvas to the map: nothing to do in mode `paper`; the published code's last steps in mode
-    /// `release` (`methods.md` 3.2).
-    fn finish(&mut self, grid: &GridPlan, level: Level, canvas: Slot) -> Slot {
-        if grid.grid.mode == Mode::Paper {
-            return canvas;
-        }
-        let (from, to) = (grid.canvas(), grid.image);
-        let mut map = canvas;
-        if level == Level::Layer {
-            map = self.push("relu", map.len, |y| Instr::Unary { f: Unary::Positive, x: map, y });
-        }
-        if from != to {
-            let (from, slice, filter) = (Shape::new(from.0, from.1, 1), (0, 1), Filter::Bilinear);
-            let instr = |y| Instr::Resize { from, slice, to, filter, scale: 1.0, x: map, add: None, y };
-            map = self.push("resize", to.0 * to.1, instr);
-        }
-        if level == Level::Layer {
-            let range = self.push("range", 2, |y| Instr::Range { x: map, channels: (1, 1), y });
-            map = self.push("min-max", map.len, |y| Instr::Scale { by: Scaling::MinMax, x: map, range, y });
-            for vertical in [false, true] {
-                map = self.push("blur", map.len, |y| Instr::Blur { size: to, vertical, x: map, y });
-            }
-        }
-        map
-    }
-
-    /// The map over the frame.
-    fn overlay(&mut self, request: &Request, x: Slot) -> Slot {
-        let Working { h, w, source, frame: photo, .. } = request.working;
-        let range = self.push("range", 2, |y| Instr::Range { x, channels: (1, 1), y });
-        let y = self.fixed.place(photo.0 * photo.1 * 3, self.lanes, Dtype::U8, None);
-        let level = request.method.level;
-        let instr = Instr::Overlay { size: (h, w), photo, source, level, x, range, y };
-        self.steps.push(Step { node: "overlay".into(), instr });
-        y
+        let tails = self.tails.into_iter().map(|tail| tail.ready(backend)).collect::<Result<_>>()?;
+        Ok(Stage { program, steps, grid: self.grid, p: self.p, tails })
     }
 }
 

@@ -13,7 +13,7 @@ const EPS_PLUS: f32 = 1e-6;
 const EPS_X: f32 = 1e-7;
 
 /// Grad-CAM: `a_c = mean G` (`methods.md` 6.1).
-pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let weights = match layer_gradient(w, job) {
         Weights::Channels(g) => g,
         Weights::Elements(g) => pixel_sum(w, job, g, 1.0 / pixels(w, job)),
@@ -22,13 +22,13 @@ pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
 }
 
 /// HiResCAM: `Σ_c G ⊙ A`, Grad-CAM without the mean (`methods.md` 2).
-pub(super) fn hires_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn hires_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let weights = layer_gradient(w, job);
     weighted_sum(w, job, weights)
 }
 
 /// LayerCAM of a single layer: `Σ_c ReLU(G) ⊙ A` (`methods.md` 6.5).
-pub(super) fn layer_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn layer_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let weights = match layer_gradient(w, job) {
         Weights::Channels(g) => Weights::Channels(w.unary(Unary::Positive, g)),
         Weights::Elements(g) => Weights::Elements(w.unary(Unary::Positive, g)),
@@ -38,7 +38,7 @@ pub(super) fn layer_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
 
 /// XGrad-CAM: `a_c = Σ G ⊙ A / ΣA`, stabilised (`methods.md` 6.3). For a gradient that is the same at all pixels that is
 /// the gradient itself (`methods.md` 2).
-pub(super) fn xgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn xgrad_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let weights = match layer_gradient(w, job) {
         Weights::Channels(g) => g,
         Weights::Elements(g) => {
@@ -52,7 +52,7 @@ pub(super) fn xgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
 }
 
 /// WGrad-CAM: `a_c = mean G ⊙ A` (`methods.md` 6.4).
-pub(super) fn wgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn wgrad_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (a, mean) = (w.value(job.layer), 1.0 / pixels(w, job));
     let weights = match layer_gradient(w, job) {
         Weights::Channels(g) => {
@@ -69,7 +69,7 @@ pub(super) fn wgrad_cam(w: &mut Writer<'_>, job: &Job) -> RawMap {
 
 /// Grad-CAM++, form S (`methods.md` 6.2): `a_c = Σ α ⊙ ReLU(G)`, `α = G² / stabilise(2·G² + ΣA·G³)`. Only pixels with
 /// G > 0 count, so with `P = ReLU(G)` this is `a_c = Σ P³ / stabilise(2·P² + ΣA·P³)`.
-pub(super) fn grad_cam_plus_plus(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn grad_cam_plus_plus(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (g, repeated) = match layer_gradient(w, job) {
         Weights::Channels(g) => (g, pixels(w, job)),
         Weights::Elements(g) => (g, 1.0),
@@ -96,7 +96,7 @@ enum Weights {
 }
 
 /// Gradient of each class's logit at the layer.
-fn layer_gradient(w: &mut Writer<'_>, job: &Job) -> Weights {
+fn layer_gradient(w: &mut Writer<'_>, job: &Job<'_>) -> Weights {
     match pooled_head(w.graph, job.layer).filter(|_| job.closed_forms) {
         // The gradient of a pooled linear head is the class's row, spread evenly over the pixels (`methods.md` 2).
         Some(param) => {
@@ -113,13 +113,13 @@ fn layer_gradient(w: &mut Writer<'_>, job: &Job) -> Weights {
     }
 }
 
-fn pixels(w: &Writer<'_>, job: &Job) -> f32 {
+fn pixels(w: &Writer<'_>, job: &Job<'_>) -> f32 {
     let shape = w.shape(job.layer);
     (shape.h * shape.w) as f32
 }
 
 /// `scale · Σ x` over the pixels of each channel.
-fn pixel_sum(w: &mut Writer<'_>, job: &Job, x: Reg, scale: f32) -> Reg {
+fn pixel_sum(w: &mut Writer<'_>, job: &Job<'_>, x: Reg, scale: f32) -> Reg {
     let channels = w.shape(job.layer).c;
     let y = w.with_lanes_of(x, channels);
     w.push(Instr::PixelSum { x, channels, scale, y });
@@ -127,7 +127,7 @@ fn pixel_sum(w: &mut Writer<'_>, job: &Job, x: Reg, scale: f32) -> Reg {
 }
 
 /// Sum over the channels of the weighted activations.
-fn weighted_sum(w: &mut Writer<'_>, job: &Job, weights: Weights) -> RawMap {
+fn weighted_sum(w: &mut Writer<'_>, job: &Job<'_>, weights: Weights) -> RawMap {
     let (shape, a) = (w.shape(job.layer), w.value(job.layer));
     let (x, weights) = match weights {
         Weights::Channels(weights) => (a, Some(weights)),

@@ -5,12 +5,12 @@ use crate::backend::{Instr, Seed};
 use crate::engine::{Composite, Rule, Writer, walk_down};
 use crate::net::NodeId;
 
-pub(super) fn epsilon_plus(w: &mut Writer<'_>, job: &Job) -> RawMap {
+pub(super) fn epsilon_plus(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     relevance(w, job, &Composite::epsilon_and(Rule::ZPlus))
 }
 
 /// Starts with the logit at the class, sums the input's relevance over the colour channels.
-fn relevance(w: &mut Writer<'_>, job: &Job, composite: &Composite) -> RawMap {
+fn relevance(w: &mut Writer<'_>, job: &Job<'_>, composite: &Composite) -> RawMap {
     let (input, output) = (NodeId(0), w.graph.output());
     let logits = w.value(output);
     let seed = w.class_reg(w.graph.classes());

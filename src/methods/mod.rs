@@ -1,11 +1,18 @@
-//! Explanation methods: each is one function that writes what it does with a network's values, and one row here.
+//! Explanation methods: each is one function that writes what it does with a network's values, and one row of
+//! [`METHODS`].
 
 mod cam;
 mod gradient;
 mod lrp;
+mod registry;
+mod settings;
+
+pub use registry::METHODS;
+pub use settings::{Kind, Setting, Settings, Value};
 
 use crate::engine::{Reg, Writer};
 use crate::error::{Error, Result};
+use crate::models::Network;
 use crate::net::NodeId;
 
 /// Where a method's raw map lives.
@@ -17,31 +24,137 @@ pub enum Level {
     Input,
 }
 
+/// What a method is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Gradients of the class's logit at the input.
+    Gradient,
+    /// Class activation maps: a layer's activations, weighted.
+    Cam,
+    /// Relevance handed down from the output, layer by layer.
+    Relevance,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Gradient => "gradient",
+            Self::Cam => "CAM",
+            Self::Relevance => "relevance",
+        })
+    }
+}
+
+/// Signs of the numbers in a raw map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Both.
+    Signed,
+    /// None is negative where no activation of the layer is.
+    AsLayer,
+    /// None is negative.
+    NotNegative,
+}
+
+impl std::fmt::Display for Sign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Signed => "signed",
+            Self::AsLayer => "not negative where the layer is not",
+            Self::NotNegative => "not negative",
+        })
+    }
+}
+
+/// The layer that a method reads unless another one is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerUse {
+    /// None: a choice does not matter.
+    None,
+    /// The network's layer for class activation maps.
+    Last,
+    /// The output of the stage before the last one.
+    Earlier,
+}
+
+impl LayerUse {
+    /// The layer of a network; for a method that reads none it is of no account.
+    ///
+    /// # Errors
+    /// When the network's file names a layer that the network does not have.
+    pub fn default(self, network: &Network) -> Result<NodeId> {
+        match self {
+            Self::None | Self::Last => Ok(network.layer),
+            Self::Earlier => network.graph.layer(network.model.earlier_layer),
+        }
+    }
+}
+
+impl std::fmt::Display for LayerUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Last => "the network's last with rows and columns",
+            Self::Earlier => "the output of the stage before the last",
+        })
+    }
+}
+
 /// One explanation method.
 #[derive(Debug, Clone, Copy)]
 pub struct Method {
     /// Name, as `--method` takes it.
     pub name: &'static str,
+    /// What it is made of.
+    pub family: Family,
     /// Where its map lives.
     pub level: Level,
     /// Sign of its raw map.
-    pub sign: &'static str,
+    pub sign: Sign,
     /// Passes through the network for one image.
     pub passes: &'static str,
     /// Where it was published.
     pub source: &'static str,
-    write: fn(&mut Writer<'_>, &Job) -> RawMap,
+    /// The layer that it reads.
+    pub layer: LayerUse,
+    /// The networks that it is for.
+    pub networks: &'static str,
+    /// What can be set about it.
+    pub settings: &'static [Setting],
+    /// Whether its texts make sense for a network; asked once, before anything runs.
+    check: fn(&Network, &Settings) -> Result<()>,
+    write: fn(&mut Writer<'_>, &Job<'_>) -> RawMap,
+}
+
+/// A method with what was chosen about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The method.
+    pub method: &'static Method,
+    /// Its settings.
+    pub settings: Settings,
+    /// The layer to read, see [`LayerUse`].
+    pub layer: NodeId,
+}
+
+impl Chosen {
+    /// The layer that is read, if any.
+    pub fn layer(&self) -> Option<NodeId> {
+        (self.method.layer != LayerUse::None).then_some(self.layer)
+    }
 }
 
 /// What a method is asked to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Job {
+pub struct Job<'a> {
     /// The explained classes, one lane each.
     pub classes: Reg,
-    /// Layer of a class activation map.
+    /// The layer to read, see [`LayerUse`].
     pub layer: NodeId,
     /// Whether closed forms may stand in for the walk down.
     pub closed_forms: bool,
+    /// The method's settings.
+    pub settings: &'a Settings,
 }
 
 /// A method's result: one map of `size` (rows, columns) for each class.
@@ -52,104 +165,6 @@ pub struct RawMap {
     /// Rows and columns.
     pub size: (usize, usize),
 }
-
-/// Passes of methods that read the gradient at a layer.
-const TO_LAYER: &str = "forward, backward to the layer (none for pooled linear heads)";
-
-/// Passes of methods that read the gradient at the input.
-const TO_INPUT: &str = "forward, backward to the input";
-
-/// All methods.
-pub const METHODS: &[Method] = &[
-    Method {
-        name: "grad-cam",
-        level: Level::Layer,
-        sign: "signed",
-        passes: TO_LAYER,
-        source: "Selvaraju et al., ICCV 2017",
-        write: cam::grad_cam,
-    },
-    Method {
-        name: "lrp-epsilon-plus",
-        level: Level::Input,
-        sign: "signed",
-        passes: "forward, relevance to the input (two passes)",
-        source: "Bach et al., PLoS ONE 2015; Kohlbrenner et al., IJCNN 2020",
-        write: lrp::epsilon_plus,
-    },
-    Method {
-        name: "grad-cam++",
-        level: Level::Layer,
-        sign: "not negative where the layer is not",
-        passes: TO_LAYER,
-        source: "Chattopadhay et al., WACV 2018",
-        write: cam::grad_cam_plus_plus,
-    },
-    Method {
-        name: "xgrad-cam",
-        level: Level::Layer,
-        sign: "signed",
-        passes: TO_LAYER,
-        source: "Fu et al., BMVC 2020",
-        write: cam::xgrad_cam,
-    },
-    Method {
-        name: "hires-cam",
-        level: Level::Layer,
-        sign: "signed",
-        passes: TO_LAYER,
-        source: "Draelos and Carin, arXiv 2011.08891, 2020",
-        write: cam::hires_cam,
-    },
-    Method {
-        name: "layer-cam",
-        level: Level::Layer,
-        sign: "not negative where the layer is not",
-        passes: TO_LAYER,
-        source: "Jiang et al., IEEE TIP 2021",
-        write: cam::layer_cam,
-    },
-    Method {
-        name: "wgrad-cam",
-        level: Level::Layer,
-        sign: "signed",
-        passes: TO_LAYER,
-        source: "Zhang et al., AAAI 2021, as ucag reads its abstract",
-        write: cam::wgrad_cam,
-    },
-    Method {
-        name: "gradient",
-        level: Level::Input,
-        sign: "not negative",
-        passes: TO_INPUT,
-        source: "Simonyan et al., ICLR workshop 2014",
-        write: gradient::gradient,
-    },
-    Method {
-        name: "guided",
-        level: Level::Input,
-        sign: "not negative",
-        passes: TO_INPUT,
-        source: "Springenberg et al., ICLR workshop 2015",
-        write: gradient::guided,
-    },
-    Method {
-        name: "deconv",
-        level: Level::Input,
-        sign: "not negative",
-        passes: TO_INPUT,
-        source: "Zeiler and Fergus, ECCV 2014",
-        write: gradient::deconv,
-    },
-    Method {
-        name: "input-x-gradient",
-        level: Level::Input,
-        sign: "signed",
-        passes: TO_INPUT,
-        source: "Shrikumar et al., arXiv 1605.01713, 2016",
-        write: gradient::input_times_gradient,
-    },
-];
 
 impl PartialEq for Method {
     fn eq(&self, other: &Self) -> bool {
@@ -167,9 +182,14 @@ impl Method {
         METHODS.iter().find(|m| m.name == name).ok_or_else(|| Error::unknown("method", name, known()))
     }
 
+    /// Sees whether the method can be run with these settings.
+    pub(crate) fn check(&self, network: &Network, settings: &Settings) -> Result<()> {
+        (self.check)(network, settings)
+    }
+
     /// Writes the method.
     #[doc(hidden)]
-    pub fn write(&self, w: &mut Writer<'_>, job: &Job) -> RawMap {
+    pub fn write(&self, w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
         (self.write)(w, job)
     }
 }

@@ -16,6 +16,8 @@ pub struct Model {
     pub name: &'static str,
     /// Layer that class activation maps use unless another is asked for.
     pub default_layer: &'static str,
+    /// Output of the stage before the last one.
+    pub earlier_layer: &'static str,
     kind: Kind,
 }
 
@@ -26,27 +28,28 @@ enum Kind {
 }
 
 macro_rules! models {
-    ($($name:literal $layer:literal $kind:expr;)*) => {
+    ($($name:literal $layer:literal $earlier:literal $kind:expr;)*) => {
         /// All known networks.
-        pub const MODELS: &[Model] = &[$(Model { name: $name, default_layer: $layer, kind: $kind }),*];
+        pub const MODELS: &[Model] =
+            &[$(Model { name: $name, default_layer: $layer, earlier_layer: $earlier, kind: $kind }),*];
     };
 }
 
 use Kind::{Resnet, Vgg};
 models! {
-    "resnet18" "layer4" Resnet { blocks: [2, 2, 2, 2], bottleneck: false };
-    "resnet34" "layer4" Resnet { blocks: [3, 4, 6, 3], bottleneck: false };
-    "resnet50" "layer4" Resnet { blocks: [3, 4, 6, 3], bottleneck: true };
-    "resnet101" "layer4" Resnet { blocks: [3, 4, 23, 3], bottleneck: true };
-    "resnet152" "layer4" Resnet { blocks: [3, 8, 36, 3], bottleneck: true };
-    "vgg11" "features.19" Vgg { convs: [1, 1, 2, 2, 2], batch_norm: false };
-    "vgg13" "features.23" Vgg { convs: [2, 2, 2, 2, 2], batch_norm: false };
-    "vgg16" "features.29" Vgg { convs: [2, 2, 3, 3, 3], batch_norm: false };
-    "vgg19" "features.35" Vgg { convs: [2, 2, 4, 4, 4], batch_norm: false };
-    "vgg11_bn" "features.27" Vgg { convs: [1, 1, 2, 2, 2], batch_norm: true };
-    "vgg13_bn" "features.33" Vgg { convs: [2, 2, 2, 2, 2], batch_norm: true };
-    "vgg16_bn" "features.42" Vgg { convs: [2, 2, 3, 3, 3], batch_norm: true };
-    "vgg19_bn" "features.51" Vgg { convs: [2, 2, 4, 4, 4], batch_norm: true };
+    "resnet18" "layer4" "layer3" Resnet { blocks: [2, 2, 2, 2], bottleneck: false };
+    "resnet34" "layer4" "layer3" Resnet { blocks: [3, 4, 6, 3], bottleneck: false };
+    "resnet50" "layer4" "layer3" Resnet { blocks: [3, 4, 6, 3], bottleneck: true };
+    "resnet101" "layer4" "layer3" Resnet { blocks: [3, 4, 23, 3], bottleneck: true };
+    "resnet152" "layer4" "layer3" Resnet { blocks: [3, 8, 36, 3], bottleneck: true };
+    "vgg11" "features.19" "features.15" Vgg { convs: [1, 1, 2, 2, 2], batch_norm: false };
+    "vgg13" "features.23" "features.19" Vgg { convs: [2, 2, 2, 2, 2], batch_norm: false };
+    "vgg16" "features.29" "features.23" Vgg { convs: [2, 2, 3, 3, 3], batch_norm: false };
+    "vgg19" "features.35" "features.27" Vgg { convs: [2, 2, 4, 4, 4], batch_norm: false };
+    "vgg11_bn" "features.27" "features.21" Vgg { convs: [1, 1, 2, 2, 2], batch_norm: true };
+    "vgg13_bn" "features.33" "features.27" Vgg { convs: [2, 2, 2, 2, 2], batch_norm: true };
+    "vgg16_bn" "features.42" "features.33" Vgg { convs: [2, 2, 3, 3, 3], batch_norm: true };
+    "vgg19_bn" "features.51" "features.39" Vgg { convs: [2, 2, 4, 4, 4], batch_norm: true };
 }
 
 impl Model {

@@ -6,7 +6,7 @@ use ucag::backend::cpu::Cpu;
 use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Seed, Slot, Step, Tables};
 use ucag::engine::{Composite, Reg, Writer, walk_down};
 use ucag::grid::{GridPlan, Weighting};
-use ucag::methods::{Job, Method, RawMap};
+use ucag::methods::{Job, Method, RawMap, Settings};
 use ucag::models::Preprocess;
 use ucag::net::{Graph, NodeId};
 use ucag::{Fit, Frame, Working};
@@ -187,8 +187,9 @@ pub fn raw_maps(
     closed_forms: bool,
 ) -> Vec<f32> {
     let method = Method::named(method).expect("a method");
+    let settings = Settings::default(method);
     program(graph, picture, classes, |w, classes| {
-        let RawMap { map, size } = method.write(w, &Job { classes, layer, closed_forms });
+        let RawMap { map, size } = method.write(w, &Job { classes, layer, closed_forms, settings: &settings });
         (map, size.0 * size.1)
     })
 }

@@ -165,13 +165,21 @@ impl ConvKernel {
         let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
         match &call.epilogue {
             Epilogue::Forward { bias, relu } => {
-                let accumulate = matches!(call.base, Base::InPlace);
-                let first = result.at(place(unit.pixels.start));
-                // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
-                unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, accumulate) };
                 let bias = bias.map(|(bias, variant)| (&bias[unit.channels.clone()], variant));
-                for at in places() {
-                    finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
+                if let Base::InPlace = call.base {
+                    // The term comes last wherever it lies, so that where it lies changes no bit.
+                    matmul(m, n, k, product, pixels, weight);
+                    for (row, at) in product.chunks_exact_mut(n).zip(places()) {
+                        finish(row, Some(out(at)), bias, *relu);
+                        out(at).copy_from_slice(row);
+                    }
+                } else {
+                    let first = result.at(place(unit.pixels.start));
+                    // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
+                    unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, false) };
+                    for at in places() {
+                        finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
+                    }
                 }
             }
             Epilogue::Backward { mul } => {
