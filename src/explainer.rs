@@ -187,20 +187,21 @@ impl Explainer {
         let mut made = output.methods;
         let mut classes = vec![];
         for (k, class) in output.classes.iter().enumerate() {
-            for (Chosen { method, .. }, made) in self.methods.iter().zip(&mut made) {
+            for (chosen, made) in self.methods.iter().zip(&mut made) {
                 let map = |maps: &mut Vec<Vec<f32>>| maps.get_mut(k).map(|data| Map::new(h, w, take(data)));
                 let mut entry = ClassExplanation {
                     class: *class,
                     label: self.network.label(*class),
                     probability: output.probabilities[*class],
-                    method,
+                    method: chosen.method,
+                    layer: chosen.layer().map(|layer| self.network.graph.node(layer).name.clone()),
                     ucag: map(&mut made.folded),
                     plain: map(&mut made.plain),
                     overlay: made.overlays.get_mut(k).map(|p| Picture { h: frame_h, w: frame_w, pixels: take(p) }),
                     patch_probabilities: output.patch_probabilities.get(k).cloned().unwrap_or_default(),
                     status: Status::Fine,
                 };
-                entry.status = entry.map().status(method.level == Level::Layer);
+                entry.status = entry.map().status(chosen.method.level == Level::Layer);
                 classes.push(entry);
             }
         }

@@ -35,6 +35,8 @@ pub struct ClassExplanation {
     pub probability: f32,
     /// The method.
     pub method: &'static Method,
+    /// The layer that it read, if any.
+    pub layer: Option<String>,
     /// UCAG's map; raw and signed in mode `paper`.
     pub ucag: Option<Map>,
     /// The method's own map of the whole picture, raw and signed.
@@ -53,6 +55,15 @@ impl ClassExplanation {
         match (&self.ucag, &self.plain) {
             (Some(map), _) | (None, Some(map)) => map,
             (None, None) => unreachable!("every explanation has a map"),
+        }
+    }
+
+    /// The status in words, which name the layer of a map that lives there.
+    pub fn verdict(&self) -> String {
+        match (self.status, &self.layer) {
+            (Status::Empty, Some(layer)) => format!("empty: nothing at `{layer}` speaks for this class"),
+            (Status::Flat, Some(layer)) => format!("flat: all places of `{layer}` matter alike"),
+            (status, _) => status.to_string(),
         }
     }
 }

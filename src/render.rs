@@ -1,8 +1,11 @@
 //! Maps as pictures: laid over the photo, alone, or side by side with captions.
 
+mod panel;
 mod text;
 
-use crate::frame::{Frame, Working, rgb};
+pub use panel::{Tile, panel};
+
+use crate::frame::{Frame, rgb};
 use crate::grid::Blend;
 use crate::map::{Map, Status};
 use crate::methods::Level;
@@ -44,35 +47,6 @@ pub fn overlay(photo: &Frame<'_>, source: [f64; 4], map: &Map, level: Level) -> 
 /// The map alone, at the photo's size. Outside of `source` it has the colour of zero.
 pub fn heat(photo: &Frame<'_>, source: [f64; 4], map: &Map, level: Level) -> Picture {
     paint(photo, source, &normalise(map, level), |_, value| colour(value.unwrap_or(0.0), level))
-}
-
-/// The photo and the given maps over it, side by side, each under its caption.
-pub fn panel(photo: &Frame<'_>, working: &Working, caption: &str, maps: &[(String, &Map)], level: Level) -> Picture {
-    const LONG_SIDE: f64 = 512.0;
-    const LEAST_WIDTH: usize = 256;
-    const MARGIN: usize = 16;
-    const HEADER: usize = 36;
-    const PAPER: u8 = 255;
-
-    let (h, w) = photo.size();
-    let scale = LONG_SIDE / h.max(w) as f64;
-    let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
-    let (th, tw) = (side(h), side(w));
-    let column = tw.max(LEAST_WIDTH);
-    let small = Picture { h: th, w: tw, pixels: crate::resize::resize(&rgb(photo), (h, w), (th, tw)) };
-    let frame = Frame::packed(&small.pixels, th, tw);
-    let source = working.source.map(|v| v * scale);
-
-    let count = maps.len() + 1;
-    let mut sheet = Picture::plain(HEADER + th + MARGIN, MARGIN + count * (column + MARGIN), PAPER);
-    let overlaid = maps.iter().map(|(caption, map)| (caption.as_str(), overlay(&frame, source, map, level)));
-    let tiles: Vec<(&str, Picture)> = overlaid.collect();
-    for (i, (caption, tile)) in std::iter::once(&(caption, small.clone())).chain(&tiles).enumerate() {
-        let left = MARGIN + i * (column + MARGIN);
-        text::draw(&mut sheet, (HEADER - text::HEIGHT) / 2, left, column, caption);
-        sheet.paste(HEADER, left + (column - tw) / 2, tile);
-    }
-    sheet
 }
 
 impl Picture {

@@ -15,6 +15,8 @@ Examples:
       all images of a folder, one JSON object a photo on standard output
   curl -s https://example.org/cat.jpg | ucag-fast explain - --method lrp-epsilon-plus
       a photo from standard input
+  ucag-fast explain cat.jpg --method grad-cam,layer-cam,lrp-epsilon-plus --emit panel
+      several methods in one picture: plain maps above, UCAG maps below
   ucag-fast inspect model.safetensors
       what network a file holds
 
@@ -37,8 +39,11 @@ pub enum Command {
         /// A network whose layers are listed
         name: Option<String>,
     },
-    /// List the explanation methods
-    Methods,
+    /// List the explanation methods and what can be set about them
+    Methods {
+        /// A method; all unless given
+        name: Option<String>,
+    },
     /// List what can be computed on, and why a GPU is not used
     Devices,
     /// Measure the time from a frame in memory to its map, stage by stage, beside what the machine allows at best
@@ -129,13 +134,22 @@ pub struct Engine {
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub labels: Option<PathBuf>,
 
-    /// Method; see `ucag-fast methods`
-    #[arg(long, value_name = "NAME", default_value = "grad-cam", help_heading = "Explanation")]
-    pub method: String,
-    /// Layer of class activation maps [default: the network's]
+    /// Methods, which share the forward pass; see `ucag-fast methods`
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,...",
+        default_value = "grad-cam",
+        help_heading = "Explanation"
+    )]
+    pub method: Vec<String>,
+    /// Set something about the methods that know the key, or by METHOD.KEY about one; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair, help_heading = "Explanation")]
+    pub set: Vec<(String, String)>,
+    /// Layer that methods read which read one [default: the method's own for the network]
     #[arg(long, value_name = "NAME", help_heading = "Explanation")]
     pub layer: Option<String>,
-    /// The method alone, without UCAG
+    /// The methods alone, without UCAG
     #[arg(long, help_heading = "Explanation")]
     pub plain: bool,
     /// Reading of UCAG: the paper's text, or its authors' published code
@@ -206,7 +220,7 @@ pub enum PrecisionName {
 pub enum Kind {
     /// The map over the photo
     Overlay,
-    /// Photo, plain map and UCAG map side by side
+    /// Photo, plain maps and UCAG maps side by side, all methods of a class in one picture
     Panel,
     /// The map alone
     Heat,
@@ -264,6 +278,12 @@ impl Kind {
 /// A value's name on the command line.
 pub fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
+}
+
+/// A key and its value.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("expected KEY=VALUE, found `{text}`"))?;
+    Ok((key.trim().into(), value.trim().into()))
 }
 
 /// Bytes, with an optional K, M, G or T for powers of 1024.

@@ -26,7 +26,7 @@ struct Report {
     version: &'static str,
     device: Device,
     network: &'static str,
-    method: &'static str,
+    methods: Vec<&'static str>,
     frame: [usize; 2],
     plain: bool,
     batch: usize,
@@ -152,7 +152,7 @@ fn report(
             bytes,
         },
         network: explainer.network().model.name,
-        method: explainer.methods()[0].method.name,
+        methods: explainer.methods().iter().map(|chosen| chosen.method.name).collect(),
         frame: [height, width],
         plain: args.engine.plain,
         batch: floors.map_or(0, |f| f.batch),
@@ -184,7 +184,11 @@ impl Report {
         let mut lines = vec![
             format!(
                 "{} of {} on {} ({}), {}{grid}",
-                self.method, self.network, device.device, device.name, device.precision
+                self.methods.join(", "),
+                self.network,
+                device.device,
+                device.name,
+                device.precision
             ),
             format!(
                 "{} frames of {}×{}, first {:.2} ms",

@@ -8,7 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use ucag::io::{self, Photo};
-use ucag::{ClassExplanation, ErrorKind, Explainer, Explanation, Status, Target, render};
+use ucag::render::{self, Tile};
+use ucag::{ClassExplanation, ErrorKind, Explainer, Explanation, Map, Status, Target};
 
 use super::args::{self, Explain, Kind};
 use super::find;
@@ -119,14 +120,22 @@ impl<'a> Job<'a> {
 
         let rendering = Instant::now();
         let mut files = vec![];
-        for entry in &explanation.classes {
+        let methods = self.explainer.methods().len();
+        for maps in explanation.classes.chunks(methods) {
+            let class = (explanation.classes.len() > methods).then_some(maps[0].class);
             for kind in self.kinds.iter().filter(|kind| **kind != Kind::Json) {
-                let class = (explanation.classes.len() > 1).then_some(entry.class);
-                files.push((self.file(input, class, *kind), self.render(*kind, &photo, &explanation, entry)?));
+                if *kind == Kind::Panel {
+                    files.push((self.file(input, class, None, *kind), panel(&photo, &explanation, maps)?));
+                    continue;
+                }
+                for entry in maps {
+                    let method = (methods > 1).then_some(entry.method.name);
+                    files.push((self.file(input, class, method, *kind), render(*kind, &photo, &explanation, entry)?));
+                }
             }
         }
         let render = report::ms(rendering.elapsed());
-        let json = self.kinds.contains(&Kind::Json).then(|| self.file(input, None, Kind::Json));
+        let json = self.kinds.contains(&Kind::Json).then(|| self.file(input, None, None, Kind::Json));
         let (decode, total) = (report::ms(decode), report::ms(start.elapsed()));
         let timings_ms = Timings { decode, render, total, ..Timings::of(&explanation) };
         let (height, width) = photo.size();
@@ -135,8 +144,7 @@ impl<'a> Job<'a> {
             version: env!("CARGO_PKG_VERSION"),
             input: report::Input { path: name, sha256: find::hex(&Sha256::digest(&bytes)), width, height },
             network: self.network()?,
-            method: "",
-            layer: String::new(),
+            methods: self.explainer.methods().iter().map(|c| report::Method::of(&self.explainer, c)).collect(),
             mode: args::name(self.args.engine.mode),
             classes: explanation.classes.iter().map(Into::into).collect(),
             top5: explanation.top.iter().map(|(class, probability)| self.probability(*class, *probability)).collect(),
@@ -159,38 +167,11 @@ impl<'a> Job<'a> {
         Ok((report, explanation.classes.iter().any(|c| c.status == Status::Fine)))
     }
 
-    fn render(
-        &self,
-        kind: Kind,
-        photo: &Photo,
-        explanation: &Explanation,
-        entry: &ClassExplanation,
-    ) -> Result<Vec<u8>> {
-        let (frame, map, working) = (photo.frame(), entry.map(), &explanation.working);
-        let method = entry.method;
-        Ok(match kind {
-            Kind::Overlay => match &entry.overlay {
-                Some(picture) => io::png(picture)?,
-                None => io::png(&render::overlay(&frame, working.source, map, method.level))?,
-            },
-            Kind::Heat => io::png(&render::heat(&frame, working.source, map, method.level))?,
-            Kind::Panel => {
-                let plain = entry.plain.iter().map(|map| (method.name.to_string(), map));
-                let ucag = entry.ucag.iter().map(|map| (format!("{} + UCAG", method.name), map));
-                let maps: Vec<_> = plain.chain(ucag).collect();
-                let caption = format!("{} {:.1} %", entry.label, 100.0 * entry.probability);
-                io::png(&render::panel(&frame, working, &caption, &maps, method.level))?
-            }
-            Kind::Npy => io::npy(map),
-            Kind::Png16 => io::png16(map, method.level)?,
-            Kind::Json => vec![],
-        })
-    }
-
-    /// `STEM[.CLASS].KIND` in the output folder.
-    fn file(&self, input: &Input, class: Option<usize>, kind: Kind) -> PathBuf {
+    /// `STEM[.CLASS][.METHOD].KIND` in the output folder.
+    fn file(&self, input: &Input, class: Option<usize>, method: Option<&str>, kind: Kind) -> PathBuf {
         let mut name = OsString::from(&input.stem);
         class.iter().for_each(|class| name.push(format!(".{class}")));
+        method.iter().for_each(|method| name.push(format!(".{method}")));
         name.push(format!(".{}", kind.suffix()));
         self.folder.file(name)
     }
@@ -216,7 +197,8 @@ impl<'a> Job<'a> {
     }
 
     fn warn(&self, report: &Report) {
-        for class in report.classes.iter().filter(|c| c.probability < DOUBTFUL && !self.args.quiet) {
+        let classes = report.classes.iter().step_by(report.methods.len());
+        for class in classes.filter(|c| c.probability < DOUBTFUL && !self.args.quiet) {
             output::warning(&format!(
                 "{}: `{}` (class {}) has a probability of only {:.1e}; its map says little",
                 report.input.path, class.label, class.class, class.probability
@@ -231,4 +213,33 @@ fn named(error: &ucag::Error, name: &str) -> anyhow::Error {
         ErrorKind::Image { problem, .. } => anyhow!("image {name}: {problem}"),
         _ => anyhow!("image {name}: {error}"),
     }
+}
+
+/// A file that shows one map.
+fn render(kind: Kind, photo: &Photo, explanation: &Explanation, entry: &ClassExplanation) -> Result<Vec<u8>> {
+    let (frame, map, source) = (photo.frame(), entry.map(), explanation.working.source);
+    let level = entry.method.drawn_as();
+    Ok(match kind {
+        Kind::Overlay => match &entry.overlay {
+            Some(picture) => io::png(picture)?,
+            None => io::png(&render::overlay(&frame, source, map, level))?,
+        },
+        Kind::Heat => io::png(&render::heat(&frame, source, map, level))?,
+        Kind::Npy => io::npy(map),
+        Kind::Png16 => io::png16(map, level)?,
+        Kind::Panel | Kind::Json => unreachable!("these show all maps"),
+    })
+}
+
+/// All maps of one class. One method: plain and UCAG in a row. Several: plain maps above, UCAG maps below.
+fn panel(photo: &Photo, explanation: &Explanation, maps: &[ClassExplanation]) -> Result<Vec<u8>> {
+    let class = &maps[0];
+    let caption = format!("{} {:.1} %", class.label, 100.0 * class.probability);
+    let tiles = |with: &str, map: fn(&ClassExplanation) -> Option<&Map>| -> Vec<Tile<'_>> {
+        let made = maps.iter().filter_map(|entry| Some((entry.method, map(entry)?)));
+        made.map(|(m, map)| Tile { caption: format!("{}{with}", m.name), map, level: m.drawn_as() }).collect()
+    };
+    let (plain, ucag) = (tiles("", |entry| entry.plain.as_ref()), tiles(" + UCAG", |entry| entry.ucag.as_ref()));
+    let rows = if maps.len() == 1 { vec![[plain, ucag].concat()] } else { vec![plain, ucag] };
+    Ok(io::png(&render::panel(&photo.frame(), &explanation.working, &caption, &rows))?)
 }

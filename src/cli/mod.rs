@@ -40,7 +40,7 @@ pub fn run() -> u8 {
     let result = match &arguments.command {
         args::Command::Explain(arguments) => explain::run(arguments, &mut printer),
         args::Command::Models { name } => show::models(name.as_deref(), &mut printer),
-        args::Command::Methods => show::methods(&mut printer),
+        args::Command::Methods { name } => show::methods(name.as_deref(), &mut printer),
         args::Command::Devices => show::devices(&mut printer),
         args::Command::Bench(arguments) => bench::run(arguments, &mut printer),
         args::Command::Inspect { file, model } => show::inspect(file, model.as_deref(), &mut printer),

@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use ucag::grid::GridPlan;
-use ucag::{ClassExplanation, Explanation, Map, Status, Working};
+use ucag::methods::{Chosen, Settings};
+use ucag::{ClassExplanation, Explainer, Explanation, Map, Status, Working};
 
 /// All numbers of an explanation; `STEM.json`, and a line of `--json`.
 #[derive(Serialize)]
@@ -14,8 +16,7 @@ pub struct Report {
     pub version: &'static str,
     pub input: Input,
     pub network: Network,
-    pub method: &'static str,
-    pub layer: String,
+    pub methods: Vec<Method>,
     pub mode: String,
     pub classes: Vec<Class>,
     pub top5: Vec<Probability>,
@@ -46,13 +47,28 @@ pub struct Network {
     pub classes: usize,
 }
 
-/// An explained class.
+/// A method, the layer that it read, and all its settings.
+#[derive(Serialize)]
+pub struct Method {
+    pub name: &'static str,
+    pub layer: Option<String>,
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// What was set otherwise than it is by default.
+    #[serde(skip)]
+    pub changed: Vec<String>,
+}
+
+/// A class explained by a method.
 #[derive(Serialize)]
 pub struct Class {
     pub class: usize,
     pub label: String,
     pub probability: f32,
+    pub method: &'static str,
     pub status: Status,
+    /// The status for people.
+    #[serde(skip)]
+    pub verdict: String,
     pub map: MapFacts,
     pub patch_probabilities: Vec<f32>,
 }
@@ -143,13 +159,34 @@ impl Timings {
     }
 }
 
+impl Method {
+    /// What an explainer is to do by a method.
+    pub fn of(explainer: &Explainer, chosen: &Chosen) -> Self {
+        let default = Settings::default(chosen.method);
+        let changed = chosen.settings.iter().zip(default.iter()).filter(|(now, default)| now != default);
+        Self {
+            name: chosen.method.name,
+            layer: chosen.layer().map(|layer| explainer.network().graph.node(layer).name.clone()),
+            settings: chosen.settings.iter().map(|(key, value)| (key.to_string(), json!(value))).collect(),
+            changed: changed.map(|((key, value), _)| format!("{key}={value}")).collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let changed = if self.changed.is_empty() { String::new() } else { format!(" ({})", self.changed.join(", ")) };
+        format!("{}{changed}", self.name)
+    }
+}
+
 impl From<&ClassExplanation> for Class {
     fn from(entry: &ClassExplanation) -> Self {
         Self {
             class: entry.class,
             label: entry.label.clone(),
             probability: entry.probability,
+            method: entry.method.name,
             status: entry.status,
+            verdict: entry.verdict(),
             map: entry.map().into(),
             patch_probabilities: entry.patch_probabilities.clone(),
         }
@@ -208,17 +245,20 @@ impl Report {
                 top.class
             )?;
         }
-        write!(f, "  {} of {}, {}×{}", self.method, network.model, working.width, working.height)?;
+        let methods: Vec<String> = self.methods.iter().map(Method::text).collect();
+        write!(f, "  {} of {}, {}×{}", methods.join(", "), network.model, working.width, working.height)?;
         match &self.grid {
             Some(grid) => writeln!(f, ", UCAG with {0}×{0} patches, mode {1}", grid.n, self.mode)?,
             None => writeln!(f, ", plain")?,
         }
-        for class in &self.classes {
-            write!(f, "  explained: {} ({}), {:.2} %", class.label, class.class, 100.0 * class.probability)?;
-            match class.status {
-                Status::Fine => writeln!(f)?,
-                status => writeln!(f, "; the map is {status}")?,
+        for maps in self.classes.chunks(self.methods.len().max(1)) {
+            let Class { class, label, probability, .. } = &maps[0];
+            write!(f, "  explained: {label} ({class}), {:.2} %", 100.0 * probability)?;
+            for map in maps.iter().filter(|map| map.status != Status::Fine) {
+                let of = if maps.len() > 1 { format!(" of {}", map.method) } else { String::new() };
+                write!(f, "; the map{of} is {}", map.verdict)?;
             }
+            writeln!(f)?;
         }
         let t = &self.timings_ms;
         let stages = [

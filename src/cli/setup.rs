@@ -22,8 +22,11 @@ pub fn builder(args: &Engine, both: bool) -> Result<(Builder, PathBuf)> {
         (false, true) => Maps::Both,
         (false, false) => Maps::Ucag,
     };
-    let mut builder = Explainer::builder(&weights).method(&args.method).grid(grid).maps(maps);
+    let mut builder = Explainer::builder(&weights).methods(&args.method).grid(grid).maps(maps);
     builder = builder.fit(args.resize.into()).device(args.device);
+    for (key, value) in &args.set {
+        builder = builder.set(key, value);
+    }
     if let Some(model) = &args.model {
         builder = builder.model(model);
     }

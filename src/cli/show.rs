@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use ucag::methods::{Level, METHODS};
+use ucag::methods::{LayerUse, Level, METHODS, Method, Setting};
 use ucag::models::{MODELS, Model};
 use ucag::net::Tensors;
 use ucag::{Device, Network};
@@ -33,17 +33,30 @@ pub fn models(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
     Ok(FINE)
 }
 
-/// Lists the methods.
-pub fn methods(printer: &mut Printer) -> Result<u8> {
+/// Lists all methods, or one.
+pub fn methods(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
+    let chosen = name.map(Method::named).transpose()?;
     let width = METHODS.iter().map(|m| m.name.len()).max().unwrap_or(0);
-    for method in METHODS {
+    printer.line(&format!("{:<width$}  {:<9}  {:<6}  {:<8}  sign", "method", "family", "map of", "networks"))?;
+    for method in METHODS.iter().filter(|m| chosen.is_none_or(|chosen| chosen == *m)) {
         let level = match method.level {
             Level::Layer => "layer",
             Level::Input => "input",
         };
-        printer.line(&format!("{:<width$}  map of the {level}, {}", method.name, method.sign))?;
-        printer.line(&format!("{:<width$}  {}", "", method.passes))?;
-        printer.line(&format!("{:<width$}  {}", "", method.source))?;
+        let (family, sign) = (method.family.to_string(), method.sign);
+        let name = method.name;
+        printer.line(&format!("{name:<width$}  {family:<9}  {level:<6}  {:<8}  {sign}", method.networks))?;
+        let mut more = vec![("passes", method.passes.to_string()), ("paper", method.source.to_string())];
+        if method.layer != LayerUse::None {
+            more.push(("layer", method.layer.to_string()));
+        }
+        let setting = |s: &Setting| {
+            let (key, kind) = (s.key, s.kind);
+            let default = kind.default().to_string();
+            ("--set", format!("{key}={default}  {}; {kind}", s.help))
+        };
+        more.extend(method.settings.iter().map(setting));
+        more.iter().try_for_each(|(what, text)| printer.line(&format!("{:<width$}  {what:<6}  {text}", "")))?;
     }
     Ok(FINE)
 }

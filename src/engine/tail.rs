@@ -94,7 +94,7 @@ impl Draft {
         let Working { h, w, source, frame: photo, .. } = request.working;
         let (x, range) = (self.map, self.range(fixed));
         let y = fixed.place(photo.0 * photo.1 * 3, self.lanes, Dtype::U8, None);
-        let instr = Instr::Overlay { size: (h, w), photo, source, level: method.level, x, range, y };
+        let instr = Instr::Overlay { size: (h, w), photo, source, level: method.drawn_as(), x, range, y };
         self.steps.push(Step { node: "overlay".into(), instr });
         self.overlay = Some(y);
     }

@@ -182,6 +182,11 @@ impl Method {
         METHODS.iter().find(|m| m.name == name).ok_or_else(|| Error::unknown("method", name, known()))
     }
 
+    /// As what its map is drawn: one that is never negative like a layer's, in the sequential palette.
+    pub fn drawn_as(&self) -> Level {
+        if self.sign == Sign::NotNegative { Level::Layer } else { self.level }
+    }
+
     /// Sees whether the method can be run with these settings.
     pub(crate) fn check(&self, network: &Network, settings: &Settings) -> Result<()> {
         (self.check)(network, settings)
