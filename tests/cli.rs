@@ -139,12 +139,14 @@ fn every_kind_of_file_and_every_field() {
         "/network/model",
         "/network/weights",
         "/network/sha256",
-        "/method",
-        "/layer",
+        "/methods/0/name",
+        "/methods/0/layer",
+        "/methods/0/settings",
         "/mode",
         "/classes/0/class",
         "/classes/0/label",
         "/classes/0/probability",
+        "/classes/0/method",
         "/classes/0/status",
         "/classes/0/map/min",
         "/classes/0/map/max",
@@ -204,6 +206,57 @@ fn several_classes_are_told_apart_in_names() {
     let json: Value = serde_json::from_slice(&std::fs::read(place.path("q/photo.json")).unwrap()).unwrap();
     assert!(json["grid"].is_null());
     assert_eq!(json["working"]["width"], 64);
+}
+
+#[test]
+fn several_methods_are_told_apart_in_names_and_share_a_panel() {
+    let place = Place::new();
+    let two = ["photo.png", "--method", "grad-cam,lrp-epsilon-plus"];
+    let printed = fine(&place.explain(&[&two[..], &["--out", "o", "--emit", "npy,panel,json"]].concat()));
+    assert!(printed.contains("grad-cam, lrp-epsilon-plus of resnet18"), "{printed}");
+    let expected = ["photo.grad-cam.npy", "photo.json", "photo.lrp-epsilon-plus.npy", "photo.panel.png"];
+    assert_eq!(place.files("o"), expected);
+    let json: Value = serde_json::from_slice(&std::fs::read(place.path("o/photo.json")).unwrap()).unwrap();
+    assert_eq!(json["methods"][0], serde_json::json!({"name": "grad-cam", "layer": "layer4", "settings": {}}));
+    assert_eq!(json["methods"][1]["layer"], Value::Null);
+    let methods = [&json["classes"][0]["method"], &json["classes"][1]["method"]];
+    assert_eq!(methods, ["grad-cam", "lrp-epsilon-plus"]);
+    assert_eq!(json["classes"][0]["class"], json["classes"][1]["class"]);
+    // The same maps as one after the other.
+    for method in ["grad-cam", "lrp-epsilon-plus"] {
+        fine(&place.explain(&["photo.png", "--out", "alone", "--emit", "npy", "--method", method]));
+        let read = |name: &str| std::fs::read(place.path(name)).unwrap();
+        assert!(read("alone/photo.npy") == read(&format!("o/photo.{method}.npy")), "{method}");
+    }
+    let size = |name: &str| image::image_dimensions(place.path(name)).unwrap();
+    fine(&place.explain(&["photo.png", "--out", "alone", "--emit", "panel"]));
+    assert_eq!((size("alone/photo.panel.png"), size("o/photo.panel.png")), ((1600, 436), (1216, 680)));
+
+    fine(&place.explain(&[&two[..], &["--out", "p", "--class", "1", "--class", "3", "--emit", "heat,panel"]].concat()));
+    let expected = [
+        "photo.1.grad-cam.heat.png",
+        "photo.1.lrp-epsilon-plus.heat.png",
+        "photo.1.panel.png",
+        "photo.3.grad-cam.heat.png",
+        "photo.3.lrp-epsilon-plus.heat.png",
+        "photo.3.panel.png",
+    ];
+    assert_eq!(place.files("p"), expected);
+}
+
+/// The palette follows the signs: colours of a map that is never negative are the sequential palette's.
+#[test]
+fn signed_maps_diverge_and_others_do_not() {
+    let place = Place::new();
+    fine(&place.explain(&["photo.png", "--out", "o", "--emit", "heat", "--method", "gradient,input-x-gradient"]));
+    let colours = |method: &str| {
+        let picture = image::open(place.path(&format!("o/photo.{method}.heat.png"))).unwrap().into_rgb8();
+        picture.pixels().map(|p| p.0).collect::<Vec<_>>()
+    };
+    let sequential: Vec<_> = (0..=510).map(|i| ucag::palette::sequential(i as f32 / 510.0)).collect();
+    let diverging: Vec<_> = (0..=510).map(|i| ucag::palette::diverging(i as f32 / 255.0 - 1.0)).collect();
+    assert!(colours("gradient").iter().all(|c| sequential.contains(c)));
+    assert!(colours("input-x-gradient").iter().all(|c| diverging.contains(c)));
 }
 
 #[test]
@@ -277,7 +330,13 @@ fn maps_that_say_nothing_are_a_status() {
     std::fs::write(place.path("dead.safetensors"), weights(true)).unwrap();
     let output = place.explain(&["photo.png", "--weights", "dead.safetensors", "--out", "o"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("empty"), "{}", text(&output.stdout));
+    let words = "the map is empty: nothing at `layer4` speaks for this class";
+    assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
+    let several = ["photo.png", "--weights", "dead.safetensors", "--method", "grad-cam,gradient", "--emit", "json"];
+    let output = place.explain(&several);
+    let words =
+        "; the map of grad-cam is empty: nothing at `layer4` speaks for this class; the map of gradient is flat";
+    assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
     let json: Value = serde_json::from_slice(&std::fs::read(place.path("o/photo.json")).unwrap()).unwrap();
     assert_eq!(json["classes"][0]["status"], "empty");
     let pixels = |name: &str| image::open(place.path(name)).unwrap().into_rgb8();
@@ -296,6 +355,10 @@ fn options_that_make_no_sense() {
         (&["--model", "alexnet"], &["alexnet", "resnet18"]),
         (&["--model", "vgg16"], &["vgg16", "missing"]),
         (&["--method", "tea-leaves"], &["tea-leaves", "grad-cam"]),
+        (&["--method", "grad-cam,gradient,grad-cam"], &["method", "`grad-cam` twice"]),
+        (&["--set", "samples"], &["KEY=VALUE", "samples"]),
+        (&["--set", "brush=1"], &["unknown setting `brush`; known: none of grad-cam"]),
+        (&["--set", "gradient.brush=1"], &["unknown setting `gradient.brush`"]),
         (&["--layer", "layer9"], &["layer9", "layer4"]),
         (&["--layer", "fc"], &["fc"]),
         (&["--grid", "2", "--rho", "0.3"], &["uncovered"]),
@@ -437,7 +500,19 @@ fn models_methods_and_inspect() {
     let place = Place::new();
     assert!(fine(&place.run(&["models"])).contains("vgg16"));
     assert!(fine(&place.run(&["models", "resnet18"])).contains("layer4  (default)"));
-    assert!(fine(&place.run(&["methods"])).contains("lrp-epsilon-plus"));
+    let methods = fine(&place.run(&["methods"]));
+    for method in ucag::methods::METHODS {
+        let (name, family, sign) = (method.name, method.family.to_string(), method.sign.to_string());
+        let row = methods.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        assert!(row.contains(&family) && row.ends_with(&sign) && row.contains(method.networks), "{row}");
+        let details = fine(&place.run(&["methods", name]));
+        let settings = method.settings.iter().map(|s| format!("{}={}  {}", s.key, s.kind.default(), s.help));
+        for words in [method.passes, method.source].map(String::from).into_iter().chain(settings) {
+            assert!(methods.contains(&words) && details.contains(&words), "{name}: {words}");
+        }
+        assert_eq!(details.matches("paper").count(), 1, "{details}");
+    }
+    failed(&place.run(&["methods", "tea-leaves"]), &["tea-leaves", "grad-cam"]);
     let facts = fine(&place.run(&["inspect", "net.safetensors"]));
     for word in ["resnet18", "F32", "ucag.labels", "6: tabby cat"] {
         assert!(facts.contains(word), "expected `{word}` in: {facts}");
