@@ -194,7 +194,7 @@ impl Explainer {
                     label: self.network.label(*class),
                     probability: output.probabilities[*class],
                     method: chosen.method,
-                    layer: chosen.layer().map(|layer| self.network.graph.node(layer).name.clone()),
+                    layer: chosen.layer().map(|layer| self.network.graph.short_name(layer).into()),
                     ucag: map(&mut made.folded),
                     plain: map(&mut made.plain),
                     overlay: made.overlays.get_mut(k).map(|p| Picture { h: frame_h, w: frame_w, pixels: take(p) }),

@@ -166,7 +166,7 @@ impl Method {
         let changed = chosen.settings.iter().zip(default.iter()).filter(|(now, default)| now != default);
         Self {
             name: chosen.method.name,
-            layer: chosen.layer().map(|layer| explainer.network().graph.node(layer).name.clone()),
+            layer: chosen.layer().map(|layer| explainer.network().graph.short_name(layer).into()),
             settings: chosen.settings.iter().map(|(key, value)| (key.to_string(), json!(value))).collect(),
             changed: changed.map(|((key, value), _)| format!("{key}={value}")).collect(),
         }

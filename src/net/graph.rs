@@ -44,6 +44,12 @@ impl Graph {
         &self.nodes[id.0]
     }
 
+    /// Shortest name of a node: the block's where it ends one.
+    pub fn short_name(&self, id: NodeId) -> &str {
+        let blocks = self.aliases.iter().filter(|(_, node)| *node == id).map(|(name, _)| name.as_str());
+        blocks.chain([self.node(id).name.as_str()]).min_by_key(|name| name.len()).unwrap_or_default()
+    }
+
     /// Weights of all layers.
     pub fn params(&self) -> &[Param] {
         &self.params
