@@ -28,6 +28,7 @@ pub struct Builder {
     fit: Fit,
     size: Option<usize>,
     overlay: bool,
+    check: bool,
     device: Device,
     precision: Option<Precision>,
     threads: Option<usize>,
@@ -62,6 +63,9 @@ impl Builder {
         size: usize => size = Some(size);
         /// Whether to lay each map over the frame, on the device: [`ClassExplanation::overlay`].
         overlay: bool => overlay = overlay;
+        /// Whether to see what the methods conserve: [`ClassExplanation::checks`](crate::ClassExplanation::checks). The plain
+        /// maps are made for that.
+        check: bool => check = check;
         /// Where to compute: on a GPU where there is one, unless set.
         device: Device => device = device;
         /// In how many bits activations are stored, in place of what suits the device.
@@ -106,6 +110,7 @@ impl Builder {
             fit: Fit::default(),
             size: None,
             overlay: false,
+            check: false,
             device: Device::Auto,
             precision: None,
             threads: None,
@@ -151,6 +156,7 @@ impl Builder {
         Ok(Explainer {
             runner,
             overlay: self.overlay,
+            check: self.check,
             size: self.size.unwrap_or(network.preprocess.size),
             network,
             methods,

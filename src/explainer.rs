@@ -49,6 +49,7 @@ pub struct Explainer {
     pub(crate) fit: Fit,
     pub(crate) size: usize,
     pub(crate) overlay: bool,
+    pub(crate) check: bool,
     pub(crate) memory: u64,
     pub(crate) comfortable: u64,
     pub(crate) wanted_batch: usize,
@@ -146,7 +147,8 @@ impl Explainer {
             classes: count,
             top: classes.is_none(),
             methods: self.methods.clone(),
-            plain: self.maps != Maps::Ucag,
+            plain: self.maps != Maps::Ucag || self.check,
+            check: self.check,
             grid: (self.maps != Maps::Plain).then_some(self.grid),
             overlay: self.overlay,
             closed_forms: self.closed_forms,
@@ -199,6 +201,7 @@ impl Explainer {
                     plain: map(&mut made.plain),
                     overlay: made.overlays.get_mut(k).map(|p| Picture { h: frame_h, w: frame_w, pixels: take(p) }),
                     patch_probabilities: output.patch_probabilities.get(k).cloned().unwrap_or_default(),
+                    checks: made.checks.get_mut(k).map(take).unwrap_or_default(),
                     status: Status::Fine,
                 };
                 entry.status = entry.map().status(chosen.method.level == Level::Layer);

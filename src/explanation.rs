@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::StageTimes;
+use crate::engine::{Check, StageTimes};
 use crate::frame::Working;
 use crate::grid::GridPlan;
 use crate::map::{Map, Status};
@@ -45,6 +45,9 @@ pub struct ClassExplanation {
     pub overlay: Option<Picture>,
     /// Its probability in each patch, row by row.
     pub patch_probabilities: Vec<f32>,
+    /// What should be conserved in the whole picture, from the output down, where
+    /// [`Builder::check`](crate::Builder::check) asked for it; nothing for methods that conserve nothing.
+    pub checks: Vec<Check>,
     /// Whether the map says anything: UCAG's, or the plain one where there is no other.
     pub status: Status,
 }

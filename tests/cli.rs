@@ -244,6 +244,26 @@ fn several_methods_are_told_apart_in_names_and_share_a_panel() {
     assert_eq!(place.files("p"), expected);
 }
 
+#[test]
+fn checks_are_printed_and_in_the_json() {
+    let place = Place::new();
+    let job = ["photo.png", "--method", "grad-cam,lrp-epsilon-plus", "--emit", "json", "--out", "o"];
+    let printed = fine(&place.explain(&[&job[..], &["--check"]].concat()));
+    for words in
+        ["check of grad-cam: it promises no sum", "check of lrp-epsilon-plus for", "lost", "layer4.1.add", "fc "]
+    {
+        assert!(printed.contains(words), "expected `{words}` in: {printed}");
+    }
+    let read = || -> Value { serde_json::from_slice(&std::fs::read(place.path("o/photo.json")).unwrap()).unwrap() };
+    let json = read();
+    assert!(json["classes"][0].get("checks").is_none());
+    let checks = json["classes"][1]["checks"].as_array().unwrap();
+    assert_eq!(checks[0]["node"], "fc");
+    assert!(checks.iter().all(|check| check["expected"].is_number() && check["found"].is_number()));
+    assert!(!fine(&place.explain(&job)).contains("check"));
+    assert!(read()["classes"][1].get("checks").is_none());
+}
+
 /// The palette follows the signs: colours of a map that is never negative are the sequential palette's.
 #[test]
 fn signed_maps_diverge_and_others_do_not() {

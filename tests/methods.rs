@@ -105,6 +105,47 @@ fn several_methods_give_what_each_gives_alone() {
     }
 }
 
+/// Checks follow relevance from node to node down to the map, which they leave as it is.
+#[test]
+fn checks_follow_relevance_down_to_the_map() {
+    for name in ["resnet18", "vgg11_bn"] {
+        let network = common::tiny(name);
+        let build = |check| {
+            let builder = Explainer::with_network(network.clone()).methods(["grad-cam", "lrp-epsilon-plus"]);
+            let builder = builder.maps(Maps::Both).grid(grid()).fit(Fit::None).device(Device::Cpu);
+            builder.check(check).build().expect("an explainer")
+        };
+        let target = Target::Classes(vec![4, 1]);
+        let (checked, plain) = (explain(&mut build(true), &target), explain(&mut build(false), &target));
+        for (checked, plain) in checked.classes.iter().zip(&plain.classes) {
+            let what = format!("class {} by {} on {name}", checked.class, checked.method.name);
+            assert!(checked.ucag == plain.ucag && checked.plain == plain.plain, "{what}: maps");
+            assert!(plain.checks.is_empty(), "{what}");
+            assert_eq!(checked.checks.is_empty(), checked.method.name == "grad-cam", "{what}");
+        }
+        for entry in checked.classes.iter().filter(|entry| !entry.checks.is_empty()) {
+            let what = format!("class {} on {name}", entry.class);
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * (1.0 + a.abs());
+            let (map, last) = (entry.plain.as_ref().expect("a plain map").sum(), &entry.checks[entry.checks.len() - 1]);
+            assert!(near(last.found, map), "{what}: {last:?}, the map's sum is {map}");
+            // On a chain of layers what one node gives the next one gets.
+            if name == "vgg11_bn" {
+                let steps = entry.checks.windows(2);
+                steps.for_each(|pair| assert!(near(pair[0].found, pair[1].expected), "{what}: {pair:?}"));
+            }
+            // What the biases take is lost, and nothing is at rectifiers.
+            let lost = |part: &str| -> Vec<f64> {
+                let named = entry.checks.iter().filter(|check| check.node.contains(part));
+                named.map(|check| check.lost()).collect()
+            };
+            assert!(entry.checks.iter().any(|check| check.lost().abs() > 1e-3), "{what}");
+            assert!(lost("relu").iter().all(|lost| *lost == 0.0), "{what}");
+        }
+        let first = |class: usize| checked.classes[2 * class + 1].checks[0].expected;
+        assert_ne!(first(0), first(1), "{name}");
+    }
+}
+
 /// The same on a GPU, on which emulated networks take their time: maps near the CPU's, and the same bits with other
 /// classes in other batches.
 #[cfg(feature = "cuda")]

@@ -78,6 +78,9 @@ pub struct Explain {
     #[arg(long, value_name = "K", default_value_t = 1, help_heading = "Explanation")]
     pub top: usize,
 
+    /// Report what relevance and gradients lose on the way from the logit to the whole photo's map, node by node
+    #[arg(long, help_heading = "Output")]
+    pub check: bool,
     /// Files to write
     #[arg(
         long,

@@ -79,7 +79,7 @@ impl<'a> Job<'a> {
             bail!("--emit panel shows the plain map beside UCAG's, so it does not go with --plain");
         }
         let (builder, weights) = setup::builder(&args.engine, panel)?;
-        let explainer = builder.overlay(kinds.contains(&Kind::Overlay)).build()?;
+        let explainer = builder.overlay(kinds.contains(&Kind::Overlay)).check(args.check).build()?;
         let classes = explainer.network().graph.classes();
         if args.top == 0 || args.top > classes {
             bail!("--top: expected 1 to {classes}, the number of classes, found {}", args.top);
@@ -144,6 +144,7 @@ impl<'a> Job<'a> {
             version: env!("CARGO_PKG_VERSION"),
             input: report::Input { path: name, sha256: find::hex(&Sha256::digest(&bytes)), width, height },
             network: self.network()?,
+            check: self.args.check,
             methods: self.explainer.methods().iter().map(|c| report::Method::of(&self.explainer, c)).collect(),
             mode: args::name(self.args.engine.mode),
             classes: explanation.classes.iter().map(Into::into).collect(),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use ucag::grid::GridPlan;
 use ucag::methods::{Chosen, Settings};
-use ucag::{ClassExplanation, Explainer, Explanation, Map, Status, Working};
+use ucag::{Check, ClassExplanation, Explainer, Explanation, Map, Status, Working};
 
 /// All numbers of an explanation; `STEM.json`, and a line of `--json`.
 #[derive(Serialize)]
@@ -16,6 +16,9 @@ pub struct Report {
     pub version: &'static str,
     pub input: Input,
     pub network: Network,
+    /// Whether what should be conserved is told.
+    #[serde(skip)]
+    pub check: bool,
     pub methods: Vec<Method>,
     pub mode: String,
     pub classes: Vec<Class>,
@@ -70,6 +73,9 @@ pub struct Class {
     #[serde(skip)]
     pub verdict: String,
     pub map: MapFacts,
+    /// What should be conserved, by `--check`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     pub patch_probabilities: Vec<f32>,
 }
 
@@ -188,8 +194,26 @@ impl From<&ClassExplanation> for Class {
             status: entry.status,
             verdict: entry.verdict(),
             map: entry.map().into(),
+            checks: entry.checks.clone(),
             patch_probabilities: entry.patch_probabilities.clone(),
         }
+    }
+}
+
+impl Class {
+    /// What came in, what went out and what was lost, node by node.
+    fn write_checks(&self, f: &mut String) -> std::fmt::Result {
+        if self.checks.is_empty() {
+            return writeln!(f, "  check of {}: it promises no sum", self.method);
+        }
+        let width = self.checks.iter().map(|check| check.node.chars().count()).max().unwrap_or(0);
+        writeln!(f, "  check of {} for {}:", self.method, self.label)?;
+        writeln!(f, "    {:<width$} {:>13} {:>13} {:>10}", "node", "in", "out", "lost")?;
+        for check in &self.checks {
+            let Check { node, expected, found } = check;
+            writeln!(f, "    {node:<width$} {expected:>13.6} {found:>13.6} {:>8.4} %", 100.0 * check.lost())?;
+        }
+        Ok(())
     }
 }
 
@@ -259,6 +283,9 @@ impl Report {
                 write!(f, "; the map{of} is {}", map.verdict)?;
             }
             writeln!(f)?;
+            if self.check {
+                maps.iter().try_for_each(|map| map.write_checks(f))?;
+            }
         }
         let t = &self.timings_ms;
         let stages = [

@@ -1,11 +1,13 @@
 //! Plans and runs programs on a backend. Owns the memory; the backend only computes.
 
+mod check;
 mod plan;
 mod program;
 mod rules;
 mod tail;
 mod walk;
 
+pub use check::Check;
 pub use plan::Request;
 pub use program::{Audit, Reg, Writer};
 pub use rules::{Bounds, Composite, EPS, Part, Rule, SHIFT, Share, is_pointwise};
@@ -72,6 +74,8 @@ pub(crate) struct MethodOutput {
     pub folded: Vec<Vec<f32>>,
     /// Maps over the frame, RGB.
     pub overlays: Vec<Vec<u8>>,
+    /// What should be conserved.
+    pub checks: Vec<Vec<Check>>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -163,6 +167,9 @@ impl<B: Backend> Engine<B> {
             wanted.extend((0..lanes).map(|k| (lane(tail.map, k), 1)));
             wanted.extend(tail.overlay.iter().flat_map(|slot| (0..lanes).map(|k| (lane(*slot, k), 1))));
         }
+        for audit in plan.whole.audits.iter().flatten() {
+            audit.map(|slot| wanted.push((*slot, 1)));
+        }
         let mut bytes: Vec<Vec<u8>> = wanted.iter().map(|(slot, samples)| vec![0; slot.bytes(*samples)]).collect();
         let mut reads: Vec<(Slot, &mut [u8])> =
             wanted.iter().zip(&mut bytes).map(|((slot, _), bytes)| (*slot, bytes.as_mut_slice())).collect();
@@ -185,6 +192,10 @@ impl<B: Backend> Engine<B> {
                 method.overlays.extend(tail.overlay.iter().flat_map(|_| 0..lanes).map(|_| next()));
             }
             made.push(method);
+        }
+        for (method, audits) in made.iter_mut().zip(&plan.whole.audits) {
+            let read: Vec<Audit<Vec<f32>>> = audits.iter().map(|audit| audit.map(|_| floats(&next()))).collect();
+            method.checks = (0..lanes).map(|lane| read.iter().map(|audit| Check::new(audit, lane)).collect()).collect();
         }
         let grid = plan.patches.as_ref().map(|stage| stage.grid.clone());
         Ok(Output { probabilities, classes, patch_probabilities, methods: made, grid, times })

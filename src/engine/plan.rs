@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::program::Writer;
+use super::program::{Audit, Reg, Writer};
 use super::tail::{self, Tail};
 use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
 use crate::error::{ErrorKind, Result};
@@ -25,6 +25,8 @@ pub struct Request {
     pub methods: Arc<[Chosen]>,
     /// Whether to make the plain map of the whole image.
     pub plain: bool,
+    /// Whether to see what is conserved on the way through the whole image, for which its plain map is made.
+    pub check: bool,
     /// UCAG's grid, `None` for no unfolding.
     pub grid: Option<Grid>,
     /// Whether to lay the map over the frame.
@@ -76,6 +78,8 @@ pub(super) struct Stage<P> {
     pub p: Slot,
     /// What makes each method's maps; none where no maps were asked for.
     pub tails: Vec<Tail<P>>,
+    /// What each method should conserve.
+    pub audits: Vec<Vec<Audit<Slot>>>,
 }
 
 impl<P> Stage<P> {
@@ -117,6 +121,7 @@ struct Draft<'g> {
     tables: Tables,
     p: Slot,
     tails: Vec<tail::Draft>,
+    audits: Vec<Vec<Audit<Slot>>>,
 }
 
 impl<B: Backend> Plan<B> {
@@ -218,11 +223,23 @@ impl<'g> Draft<'g> {
         let on_display = is_whole != request.grid.is_some();
         let resample = grid.resample(&network.preprocess);
         let tables = |map| Tables { resample: resample.clone(), fold: grid.fold(map, weighting) };
+        if request.check && is_whole {
+            w.audit_all();
+        }
+        let mut audits = vec![];
         let wanted: &[Chosen] = if is_whole && !request.plain { &[] } else { &request.methods };
         let tails = wanted.iter().map(|Chosen { method, settings, layer }| {
             w.at(&graph.node(*layer).name);
             let job = Job { classes, layer: *layer, closed_forms: request.closed_forms, settings };
             let raw = method.write(&mut w, &job);
+            let written = w.take_audits();
+            let mut keep = |x: &Reg| {
+                let slot = fixed.place(TOTALS, w.lanes_of(*x), Dtype::F32, None);
+                let y = w.fixed(slot);
+                w.push(Instr::Keep { x: *x, y });
+                slot
+            };
+            audits.push(written.iter().map(|audit| audit.map(&mut keep)).collect());
             let kept = fixed.place(raw.size.0 * raw.size.1, request.classes, Dtype::F32, Some(patches));
             let y = w.fixed(kept);
             w.push(Instr::Keep { x: raw.map, y });
@@ -239,15 +256,18 @@ impl<'g> Draft<'g> {
         w.forward();
         w.unfold(grid.image);
         let tables = tables((1, 1));
-        Ok(Self { writer: w, grid, tables, p, tails })
+        Ok(Self { writer: w, grid, tables, p, tails, audits })
     }
 
     fn ready<B: Backend>(self, steps: Vec<Step<Slot>>, backend: &mut B) -> Result<Stage<B::Program>> {
         let program = backend.prepare(steps.clone(), self.tables)?;
         let tails = self.tails.into_iter().map(|tail| tail.ready(backend)).collect::<Result<_>>()?;
-        Ok(Stage { program, steps, grid: self.grid, p: self.p, tails })
+        Ok(Stage { program, steps, grid: self.grid, p: self.p, tails, audits: self.audits })
     }
 }
+
+/// Numbers of a result of `Totals`, of which the first is the sum.
+const TOTALS: usize = 2;
 
 /// A network that is too large for a patch is a fault of the grid: say so with the numbers.
 fn too_small(error: crate::Error, grid: &GridPlan) -> crate::Error {

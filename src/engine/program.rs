@@ -29,15 +29,24 @@ struct RegInfo {
 
 /// Sums that are equal where nothing is lost: `expected` and `found` less `less`. Each is a result of `Totals`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Audit {
+pub struct Audit<R = Reg> {
     /// The node at which relevance came in and went out, or what is summed.
     pub node: String,
     /// Terms of what comes in.
-    pub expected: Vec<Reg>,
+    pub expected: Vec<R>,
     /// Terms of what goes out,
-    pub found: Vec<Reg>,
+    pub found: Vec<R>,
     /// and what had been there before.
-    pub less: Vec<Reg>,
+    pub less: Vec<R>,
+}
+
+impl<R> Audit<R> {
+    /// The same with every term replaced.
+    pub fn map<S>(&self, mut f: impl FnMut(&R) -> S) -> Audit<S> {
+        let mut all = |terms: &[R]| terms.iter().map(&mut f).collect();
+        let (expected, found, less) = (all(&self.expected), all(&self.found), all(&self.less));
+        Audit { node: self.node.clone(), expected, found, less }
+    }
 }
 
 /// A program that is being written for one input size.
@@ -111,6 +120,11 @@ impl<'g> Writer<'g> {
     /// Takes what was written down since the last time.
     pub fn take_audits(&mut self) -> Vec<Audit> {
         self.audits.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Lanes of a register.
+    pub fn lanes_of(&self, reg: Reg) -> usize {
+        self.regs[reg.0].lanes
     }
 
     /// Shape of a node's output.

@@ -9,11 +9,20 @@ use crate::net::{NodeId, Op, ParamId, Window};
 pub trait Rules {
     /// Sends what has arrived at a node's output, `r`, on to its inputs.
     fn node(&self, walk: &mut Walk<'_, '_>, id: NodeId, r: Reg);
+
+    /// Whether a node should send on as much as has arrived there: relevance, but no gradient.
+    fn conserve(&self) -> bool {
+        true
+    }
 }
 
 impl Rules for Composite {
     fn node(&self, walk: &mut Walk<'_, '_>, id: NodeId, r: Reg) {
         walk.apply(id, r, self);
+    }
+
+    fn conserve(&self) -> bool {
+        self.conv != Rule::Gradient
     }
 }
 
@@ -35,12 +44,13 @@ pub fn walk_down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &
     for (i, node) in graph.nodes().iter().enumerate() {
         reach[i] |= node.inputs.iter().any(|input| reach[input.0]);
     }
-    let mut walk = Walk { w, reach, arrived: vec![None; graph.nodes().len()], sent: vec![] };
+    let audited = w.audited() && rules.conserve();
+    let mut walk = Walk { w, reach, arrived: vec![None; graph.nodes().len()], audited, sent: vec![] };
     walk.arrived[from.0.0] = Some(from.1);
     for id in (stop.0 + 1..=from.0.0).rev().map(NodeId) {
         if let Some(r) = walk.arrived[id.0] {
             walk.w.at(&graph.node(id).name);
-            let before = walk.w.audited().then(|| walk.w.totals(r));
+            let before = audited.then(|| walk.w.totals(r));
             rules.node(&mut walk, id, r);
             if let Some(expected) = before {
                 let (less, found) = std::mem::take(&mut walk.sent).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
@@ -60,6 +70,8 @@ pub struct Walk<'w, 'g> {
     reach: Vec<bool>,
     /// Sum of what a node's readers have sent so far.
     arrived: Vec<Option<Reg>>,
+    /// Whether what comes in and goes out is written down.
+    audited: bool,
     /// Of an audited node: totals at the inputs before and after its shares.
     sent: Vec<(Option<Reg>, Reg)>,
 }
@@ -158,7 +170,7 @@ impl Walk<'_, '_> {
             return;
         }
         let add = self.arrived[to.0];
-        let before = add.filter(|_| self.w.audited()).map(|add| self.w.totals(add));
+        let before = add.filter(|_| self.audited).map(|add| self.w.totals(add));
         let dx = self.w.class_reg(self.w.shape(to).len());
         let instr = instr(self, add, dx);
         self.w.push(instr);
@@ -171,7 +183,7 @@ impl Walk<'_, '_> {
         if !self.reach[to.0] {
             return;
         }
-        let before = self.arrived[to.0].filter(|_| self.w.audited()).map(|add| self.w.totals(add));
+        let before = self.arrived[to.0].filter(|_| self.audited).map(|add| self.w.totals(add));
         let sum = match self.arrived[to.0] {
             None => r,
             Some(a) => self.w.sum(a, r),
@@ -181,7 +193,7 @@ impl Walk<'_, '_> {
     }
 
     fn record(&mut self, before: Option<Reg>, after: Reg) {
-        if self.w.audited() {
+        if self.audited {
             let after = self.w.totals(after);
             self.sent.push((before, after));
         }
