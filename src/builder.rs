@@ -63,8 +63,8 @@ impl Builder {
         size: usize => size = Some(size);
         /// Whether to lay each map over the frame, on the device: [`ClassExplanation::overlay`].
         overlay: bool => overlay = overlay;
-        /// Whether to see what the methods conserve: [`ClassExplanation::checks`](crate::ClassExplanation::checks). The plain
-        /// maps are made for that.
+        /// Whether to see what the methods conserve: [`checks`](crate::ClassExplanation::checks). The plain maps are made
+        /// for that.
         check: bool => check = check;
         /// Where to compute: on a GPU where there is one, unless set.
         device: Device => device = device;

@@ -2,8 +2,8 @@
 
 use super::program::Audit;
 
-/// Two sums that are equal where nothing is lost: relevance into a node and out of it, or a logit and what a method makes of
-/// it.
+/// Two sums that are equal where nothing is lost: relevance into a node and out of it, or a logit and what a method makes
+/// of it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Check {
     /// The node, or what is summed.

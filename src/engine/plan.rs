@@ -68,8 +68,8 @@ pub(super) struct Plan<B: Backend> {
     pub recording: B::Recording,
 }
 
-/// One way through the network for a set of patches: the whole image as a single patch, or UCAG's. The body runs batch by
-/// batch, the tails once.
+/// One way through the network for a set of patches: the whole image as a single patch, or UCAG's. The body runs batch
+/// by batch, the tails once.
 pub(super) struct Stage<P> {
     pub program: P,
     pub steps: Vec<Step<Slot>>,
