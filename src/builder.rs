@@ -61,7 +61,7 @@ impl Builder {
         fit: Fit => fit = fit;
         /// Side of the working image in pixels, in place of the network's own.
         size: usize => size = Some(size);
-        /// Whether to lay each map over the frame, on the device: [`ClassExplanation::overlay`].
+        /// Whether to lay each map over the frame, on the device: [`overlay`](crate::ClassExplanation::overlay).
         overlay: bool => overlay = overlay;
         /// Whether to see what the methods conserve: [`checks`](crate::ClassExplanation::checks). The plain maps are made
         /// for that.

@@ -35,7 +35,8 @@ pub fn normalise(map: &Map, level: Level) -> Map {
 }
 
 /// The map over the photo, at the photo's size. `source` is the part of the photo that the map shows: first row, first
-/// column, rows, columns ([`Working::source`]); outside of it, and where the map says nothing, the photo stays as it is.
+/// column, rows, columns ([`source`](crate::Working::source)); outside of it, and where the map says nothing, the photo
+/// stays as it is.
 pub fn overlay(photo: &Frame<'_>, source: [f64; 4], map: &Map, level: Level) -> Picture {
     if map.status(level == Level::Layer) != Status::Fine {
         let (h, w) = photo.size();

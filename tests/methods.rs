@@ -105,6 +105,18 @@ fn several_methods_give_what_each_gives_alone() {
     }
 }
 
+/// Methods are asked for by name, once each, and at least one of them.
+#[test]
+fn lists_of_methods_that_make_no_sense() {
+    let error = |names: &[&str]| {
+        let builder = Explainer::with_network(common::tiny("resnet18")).device(Device::Cpu).methods(names.to_vec());
+        builder.build().err().expect("an error").to_string()
+    };
+    assert_eq!(error(&[]), "method: expected one or more, found none");
+    assert_eq!(error(&["guided", "deconv", "guided"]), "method: expected each once, found `guided` twice");
+    assert!(error(&["guided", "tea-leaves"]).starts_with("unknown method `tea-leaves`; known: grad-cam, "));
+}
+
 /// Checks follow relevance from node to node down to the map, which they leave as it is.
 #[test]
 fn checks_follow_relevance_down_to_the_map() {
