@@ -8,7 +8,7 @@ use common::oracle::Oracle;
 use common::reference::divs;
 use common::rig::{Picture, raw_maps};
 use common::tolerance;
-use ucag::methods::{Level, METHODS};
+use ucag::methods::{Family, METHODS};
 use ucag::net::{Graph, NodeId};
 
 /// Network, a layer above a rectifier, picture: sides that no stride divides.
@@ -22,7 +22,7 @@ const CASES: [(&str, &str, (usize, usize)); 6] = [
 ];
 
 fn cams() -> impl Iterator<Item = &'static str> {
-    METHODS.iter().filter(|m| m.level == Level::Layer).map(|m| m.name)
+    METHODS.iter().filter(|m| m.family == Family::Cam).map(|m| m.name)
 }
 
 /// A method by definition (`methods.md` 6), from activations and gradient of the layer, `[pixels, channels]`.

@@ -4,7 +4,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::oracle::{Oracle, Rules};
+use common::oracle::Oracle;
+use common::relevance::Rules;
 use common::rig::{Picture, raw_maps, walk};
 use common::{Random, tolerance};
 use ucag::engine::Composite;
@@ -134,7 +135,7 @@ fn input_times_gradient_without_biases() {
         let oracle = Oracle::new(&graph, size, &picture.normalised());
         let class = 3;
         let found = raw_maps(&graph, &picture, &[class], "input-x-gradient", graph.output(), true);
-        let relevance = &oracle.relevance(class, Rules { z_plus: false, eps: 1e-200 })[0];
+        let relevance = &oracle.relevance(class, Rules::epsilon_of_nothing())[0];
         let expected: Vec<f64> = relevance.chunks_exact(3).map(|pixel| pixel.iter().sum()).collect();
         common::assert_nmse(&format!("{model}, relevance"), &found, &expected, tolerance::GRADIENT);
         let (sum, logit) = (found.iter().map(|r| f64::from(*r)).sum::<f64>(), oracle.logits()[class]);

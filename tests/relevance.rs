@@ -1,14 +1,17 @@
-//! Relevance of whole networks: the engine against the oracle, conservation, and the identity with input × gradient.
+//! Relevance: every rule and every composite against the oracle, conservation, and the identity with input × gradient.
 
 mod common;
 
 use std::sync::Arc;
 
-use common::oracle::{EPSILON_PLUS, Oracle, Rules};
-use common::rig::{Picture, walk};
+use common::oracle::Oracle;
+use common::reference::{div0, divs};
+use common::relevance::{self as naive, EPSILON_PLUS, Rules};
+use common::rig::{Picture, program, programs, raw_maps, walk};
 use common::tolerance;
-use ucag::backend::Divisor;
-use ucag::engine::{Composite, Rule};
+use ucag::backend::{Divisor, Instr, Seed, Unary, WeightSign};
+use ucag::engine::{Bounds, Composite, Rule, Writer, walk_down};
+use ucag::models::Preprocess;
 use ucag::net::{Graph, NodeId, Op};
 use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
@@ -123,8 +126,208 @@ fn epsilon_of_nothing_is_input_times_gradient() {
         let expected = common::reference::product(&input, &oracle.gradient(3)[0]);
         let found = walk(&graph, &picture, &[3], NodeId(0), &composite, true);
         common::assert_nmse(&format!("{model}, engine"), &found, &expected, tolerance::RELEVANCE);
-        let rules = Rules { z_plus: false, eps: 1e-200 };
-        let error = common::nmse(&oracle.relevance(3, rules)[0], &expected);
+        let error = common::nmse(&oracle.relevance(3, Rules::epsilon_of_nothing())[0], &expected);
         assert!(error < 1e-18, "{model}, oracle: NMSE {error:.1e}");
+    }
+}
+
+/// Black and white after preprocessing.
+fn colours() -> Bounds {
+    let Preprocess { mean, std, .. } = Preprocess::default();
+    let colour = |value: f32| std::array::from_fn(|c| (value - mean[c]) / std[c]);
+    Bounds::Colours(colour(0.0), colour(1.0))
+}
+
+/// Rules by name: the engine's, the oracle's, and the nodes that take it.
+fn rules() -> Vec<(&'static str, Rule, naive::Rule, fn(&Op) -> bool)> {
+    use naive::Rule as N;
+    let layers = |op: &Op| matches!(op, Op::Conv { .. } | Op::Linear { .. });
+    let sums = |op: &Op| matches!(op, Op::Add | Op::AvgPool(_) | Op::MaxPool(_));
+    let sample = Rule::Box(Bounds::Sample(Divisor::Shifted(1e-9)));
+    vec![
+        ("gradient", Rule::Gradient, N::Gradient, layers),
+        ("epsilon", Rule::Epsilon(1e-6), N::Epsilon(1e-6), layers),
+        ("epsilon of 0.5", Rule::Epsilon(0.5), N::Epsilon(0.5), layers),
+        ("epsilon of nothing", Rule::Epsilon(0.0), N::Epsilon(0.0), layers),
+        ("z-plus", Rule::ZPlus, N::ZPlus, layers),
+        ("alpha-beta", Rule::AlphaBeta(2.0), N::AlphaBeta(2.0), layers),
+        ("gamma", Rule::Gamma(0.25), N::Gamma(0.25), layers),
+        ("w2", Rule::WSquare, N::WSquare, layers),
+        ("flat", Rule::Flat, N::Flat, layers),
+        ("set A, α = 1", Rule::Separate(1.0), N::Separate(1.0), layers),
+        ("set A, α = 2", Rule::Separate(2.0), N::Separate(2.0), layers),
+        ("box", Rule::Box(colours()), N::ColourBox, |_| false),
+        ("box of the sample", sample, N::SampleBox, |_| false),
+        ("excitation", Rule::Excitation(WeightSign::Trained), N::Excitation(false), |op| {
+            matches!(op, Op::Linear { .. })
+        }),
+        ("norm", Rule::Share(Divisor::Signed(1e-6)), N::Share(|a, b| divs(a, b, 1e-6)), sums),
+        ("proportional", Rule::Share(Divisor::NonZero), N::Share(div0), sums),
+        ("positive terms", Rule::SharePositive(Divisor::NonZero), N::SharePositive(div0), |op| matches!(op, Op::Add)),
+    ]
+}
+
+/// Every rule at every kind of node, on signed numbers that have nothing to do with a logit: `y·(y + 0.3)` of the node's
+/// own result, so that no quotient by it is ill-conditioned.
+#[test]
+fn every_rule_agrees_with_its_definition() {
+    for (model, _, size) in CASES {
+        let graph = common::tiny_graph(model);
+        let picture = Picture::new(size.0, size.1, 6);
+        let oracle = Oracle::new(&graph, size, &picture.normalised());
+        let mut tried = 0;
+        for (name, rule, naive, takes) in rules() {
+            // Results near zero divide by little more than the stabiliser.
+            let bound = if name.starts_with("epsilon") { tolerance::CANCELLING } else { tolerance::RELEVANCE };
+            let fits = |id: &NodeId| {
+                let node = graph.node(*id);
+                let boxed = matches!(rule, Rule::Box(_)) && node.inputs == [NodeId(0)];
+                let excited = matches!(rule, Rule::Excitation(_)) && !graph.node(*id).inputs.is_empty();
+                let excited = excited && matches!(node.op, Op::Conv { .. }) && graph.non_negative(node.inputs[0]);
+                takes(&node.op) || boxed || excited
+            };
+            for id in (1..graph.nodes().len()).map(NodeId).filter(fits).step_by(2) {
+                let node = graph.node(id);
+                let composite = Composite { named: vec![(id, rule)], ..Composite::gradient() };
+                let seed: Vec<f64> = oracle.values[id.0].iter().map(|y| y * (y + 0.3)).collect();
+                let shares = oracle.shares(id, naive, &seed);
+                // The way to a shortcut's source leads through the block.
+                let ends = node.inputs.iter().zip(&shares).filter(|(i, _)| graph.readers(**i) == [id]);
+                for (input, expected) in ends {
+                    let found = program(&graph, &picture, &[0], |w, _| {
+                        let (x, y) = (w.value(id), w.class_reg(seed.len()));
+                        w.push(Instr::Unary { f: Unary::Plus(0.3), x, y });
+                        let r = w.multiply(x, y);
+                        (walk_down(w, (id, r), *input, &composite).at(*input).expect("an input"), expected.len())
+                    });
+                    let what = format!("{model}, {name} at {}", node.name);
+                    common::assert_nmse(&what, &found, expected, bound);
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 40, "{model}: {tried} rules at nodes");
+    }
+}
+
+/// Every method of the family by definition.
+fn methods() -> [(&'static str, Rules); 7] {
+    use naive::Rule::{AlphaBeta, ColourBox, Flat, Gamma, ZPlus};
+    [
+        ("lrp-epsilon-plus", EPSILON_PLUS),
+        ("lrp-epsilon-plus-flat", Rules::zennit(Flat, ZPlus)),
+        ("lrp-epsilon-alpha2-beta1", Rules::zennit(AlphaBeta(2.0), AlphaBeta(2.0))),
+        ("lrp-epsilon-alpha2-beta1-flat", Rules::zennit(Flat, AlphaBeta(2.0))),
+        ("lrp-epsilon-gamma-box", Rules::zennit(ColourBox, Gamma(0.25))),
+        ("lrp", Rules::separate(1.0)),
+        ("lrp-ab", Rules::separate(2.0)),
+    ]
+}
+
+#[test]
+fn every_composite_agrees_with_the_oracle() {
+    for (model, _, size) in CASES {
+        let graph = common::tiny_graph(model);
+        let picture = Picture::new(size.0, size.1, 7);
+        let oracle = Oracle::new(&graph, size, &picture.normalised());
+        let classes = [5, 1];
+        for (method, rules) in methods() {
+            let found = raw_maps(&graph, &picture, &classes, method, graph.output(), true);
+            let map = |c: &usize| {
+                let r = oracle.relevance(*c, rules)[0].clone();
+                r.chunks_exact(3).map(|pixel| pixel.iter().sum()).collect::<Vec<f64>>()
+            };
+            let expected: Vec<f64> = classes.iter().flat_map(map).collect();
+            // Residual sums of nearly opposite terms, whose shares are large, and the differences that α = 2 takes.
+            let cancels = model == "resnet18" && ["lrp", "lrp-ab"].contains(&method) || method.contains("alpha2");
+            let bound = if cancels { tolerance::CANCELLING } else { tolerance::RELEVANCE };
+            common::assert_nmse(&format!("{model}, {method}"), &found, &expected, bound);
+        }
+    }
+}
+
+/// Where no bias takes a share, and for set A in any case, a map sums to its logit: on networks without residual sums, of
+/// whose large shares `f32` keeps too few digits.
+#[test]
+fn maps_sum_to_the_logit() {
+    for (model, _, size) in conserving().filter(|(model, ..)| model.starts_with("vgg")) {
+        let free = bias_free(model);
+        let picture = Picture::new(size.0, size.1, 8);
+        for (method, _) in methods() {
+            let graph = if method == "lrp" { common::tiny_graph(model) } else { free.clone() };
+            let logit = Oracle::new(&graph, size, &picture.normalised()).logits()[3];
+            let map = raw_maps(&graph, &picture, &[3], method, graph.output(), true);
+            let sum: f64 = map.iter().map(|r| f64::from(*r)).sum();
+            assert!((sum - logit).abs() < tolerance::CONSERVED * logit.abs(), "{model}, {method}: {sum} of {logit}");
+        }
+    }
+}
+
+/// Relevance is linear in what it starts from.
+#[test]
+fn relevance_is_linear_in_the_seed() {
+    let gamma = Composite { first: Some(Rule::Box(colours())), ..Composite::epsilon_and(Rule::Gamma(0.25)) };
+    let excitation = Composite::excitation(WeightSign::Trained);
+    for (model, layer, size) in CASES {
+        let graph = common::tiny_graph(model);
+        let picture = Picture::new(size.0, size.1, 9);
+        let stop = graph.layer(layer).expect("a layer");
+        let from = |stop, composite, value| walk(&graph, &picture, &[2], stop, composite, value);
+        let logit = f64::from(from(graph.output(), &gamma, true)[2]);
+        for composite in [&gamma, &excitation, &Composite::separate(2.0), &Composite::epsilon_and(Rule::ZPlus)] {
+            let [scaled, unit] = [true, false].map(|value| from(stop, composite, value));
+            let expected: Vec<f64> = unit.iter().map(|r| f64::from(*r) * logit).collect();
+            common::assert_nmse(&format!("{model}, seed"), &scaled, &expected, tolerance::CANCELLING);
+        }
+    }
+}
+
+/// What the walk's audits say: nothing is lost but what biases take.
+#[test]
+fn audits_show_what_biases_take() {
+    let sums = |graph: &Arc<Graph>, picture: &Picture| {
+        let (mut nodes, mut counts) = (vec![], vec![]);
+        let totals = programs(graph, picture, &[3], |w: &mut Writer<'_>, classes| {
+            let (x, y) = (w.value(graph.output()), w.class_reg(graph.classes()));
+            w.push(Instr::Seed { classes, seed: Seed::Value, x: Some(x), y });
+            w.audit_all();
+            walk_down(w, (graph.output(), y), NodeId(0), &Composite::epsilon_and(Rule::ZPlus));
+            let mut regs = vec![];
+            for audit in w.take_audits() {
+                nodes.push(graph.layer(&audit.node).expect("a node"));
+                counts.push([audit.expected.len(), audit.found.len(), audit.less.len()]);
+                regs.extend(audit.expected.into_iter().chain(audit.found).chain(audit.less).map(|reg| (reg, 2)));
+            }
+            regs
+        });
+        let mut totals = totals.into_iter().map(|total| f64::from(total[0]));
+        let lost = counts.into_iter().map(|counts| {
+            let [expected, found, less] = counts.map(|n| totals.by_ref().take(n).sum::<f64>());
+            expected - (found - less)
+        });
+        nodes.into_iter().zip(lost.collect::<Vec<_>>()).collect::<Vec<(NodeId, f64)>>()
+    };
+    for (model, _, size) in conserving() {
+        let picture = Picture::new(size.0, size.1, 10);
+        for graph in [bias_free(model), common::tiny_graph(model)] {
+            let oracle = Oracle::new(&graph, size, &picture.normalised());
+            let (relevance, logit) = (oracle.relevance(3, EPSILON_PLUS), oracle.logits()[3]);
+            let audits = sums(&graph, &picture);
+            assert_eq!(audits.len(), graph.nodes().len() - 1, "{model}: every node but the input");
+            let mut taken = 0.0;
+            for (id, lost) in audits {
+                let node = graph.node(id);
+                let absorbed = match node.op {
+                    Op::Conv { .. } => oracle.absorbed(id, true, &relevance[id.0]),
+                    Op::Linear { .. } => oracle.absorbed(id, false, &relevance[id.0]),
+                    _ => 0.0,
+                };
+                taken += absorbed.abs();
+                let error = (lost - absorbed).abs() / logit.abs();
+                assert!(error < tolerance::CONSERVED, "{model}, {}: lost {lost}, biases took {absorbed}", node.name);
+            }
+            let biased = graph.params().iter().any(|p| p.bias.iter().any(|b| *b != 0.0));
+            assert_eq!(taken > 0.05 * logit.abs(), biased, "{model}: biases took {taken} of {logit}");
+        }
     }
 }

@@ -10,7 +10,7 @@ mod walk;
 pub use check::Check;
 pub use plan::Request;
 pub use program::{Audit, Reg, Writer};
-pub use rules::{Bounds, Composite, EPS, Part, Rule, SHIFT, Share, is_pointwise};
+pub use rules::{Bounds, Composite, EPS, Part, Rule, SHIFT, Share, is_pointwise, stabilised};
 pub use walk::{Arrived, Layer, Rules, Walk, transposed, walk_down};
 
 use std::sync::Arc;

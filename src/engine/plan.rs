@@ -230,7 +230,8 @@ impl<'g> Draft<'g> {
         let wanted: &[Chosen] = if is_whole && !request.plain { &[] } else { &request.methods };
         let tails = wanted.iter().map(|Chosen { method, settings, layer }| {
             w.at(&graph.node(*layer).name);
-            let job = Job { classes, layer: *layer, closed_forms: request.closed_forms, settings };
+            let (closed_forms, preprocess) = (request.closed_forms, network.preprocess);
+            let job = Job { classes, layer: *layer, closed_forms, preprocess, settings };
             let raw = method.write(&mut w, &job);
             let written = w.take_audits();
             let mut keep = |x: &Reg| {

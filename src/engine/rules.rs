@@ -19,6 +19,10 @@ pub enum Rule {
     Pass,
     /// Shares relevance in proportion to each term of a sum, mean or maximum.
     Share(Divisor),
+    /// The same for the terms of a residual sum, of which only the positive parts count.
+    SharePositive(Divisor),
+    /// Hands all to one term of a residual sum: that of the layers (0) or of the shortcut (1).
+    Only(usize),
     /// ε: in proportion to the terms of `w*x + b`, stabilised.
     Epsilon(f32),
     /// z⁺: in proportion to the positive terms.
@@ -35,8 +39,8 @@ pub enum Rule {
     Flat,
     /// αβ of set A: each product normalised apart, biases ignored, weights as trained.
     Separate(f32),
-    /// Excitation backprop: in proportion to `w⁺*x`, weights as trained (`methods.md` 5).
-    Excitation,
+    /// Excitation backprop: in proportion to `w⁺*x` (`methods.md` 5).
+    Excitation(WeightSign),
     /// In proportion to `|w|*|x|`, whatever the sign.
     Magnitude,
 }
@@ -90,7 +94,7 @@ pub enum Part {
 pub const EPS: f32 = 1e-6;
 
 /// Excitation backprop's.
-const EXCITATION_EPS: f32 = 1e-20;
+const EXCITATION: Divisor = Divisor::Shifted(1e-20);
 
 /// The shift of `div9`.
 pub const SHIFT: f32 = 1e-9;
@@ -111,7 +115,7 @@ impl Rule {
         match *self {
             Self::Epsilon(eps) => {
                 let share = stable(1.0, Some(V::Plain), &[(Whole, V::Plain)]);
-                vec![Share { by: Divisor::Signed(eps), ..share }]
+                vec![Share { by: stabilised(eps), ..share }]
             }
             Self::ZPlus => vec![positive(1.0)],
             Self::AlphaBeta(alpha) => vec![positive(alpha), negative(1.0 - alpha)],
@@ -125,11 +129,11 @@ impl Rule {
             }
             Self::Box(bounds) => {
                 let terms = [(Whole, V::Plain), (Lower(bounds), V::Positive), (Upper(bounds), V::Negative)];
-                let by = match bounds {
-                    Bounds::Colours(..) => by,
-                    Bounds::Sample(by) => by,
+                let (by, sign) = match bounds {
+                    Bounds::Colours(..) => (by, sign),
+                    Bounds::Sample(by) => (by, WeightSign::Trained),
                 };
-                vec![Share { by, ..stable(1.0, None, &terms) }]
+                vec![Share { by, sign, ..stable(1.0, None, &terms) }]
             }
             Self::WSquare => vec![stable(1.0, None, &[(One, V::Square)])],
             Self::Flat => vec![stable(1.0, None, &[(One, V::One)])],
@@ -142,14 +146,20 @@ impl Rule {
                     apart(1.0 - alpha, Negative, V::Positive),
                 ]
             }
-            Self::Excitation => vec![apart(1.0, Divisor::Shifted(EXCITATION_EPS), Whole, V::Positive)],
+            Self::Excitation(sign) => vec![Share { sign, ..apart(1.0, EXCITATION, Whole, V::Positive) }],
             Self::Magnitude => vec![apart(1.0, Divisor::Shifted(SHIFT), Magnitude, V::Absolute)],
-            Self::Gradient | Self::Guided | Self::Deconv | Self::Pass | Self::Share(_) => vec![],
+            Self::Gradient | Self::Guided | Self::Deconv | Self::Pass => vec![],
+            Self::Share(_) | Self::SharePositive(_) | Self::Only(_) => vec![],
         }
         .into_iter()
         .filter(|share| share.scale != 0.0)
         .collect()
     }
+}
+
+/// Zennit's stabiliser of any size; with none, what would be divided by zero is dropped.
+pub fn stabilised(eps: f32) -> Divisor {
+    if eps > 0.0 { Divisor::Signed(eps) } else { Divisor::NonZero }
 }
 
 /// A rule for each kind of layer.
@@ -215,6 +225,19 @@ impl Composite {
             relu: Rule::Pass,
             avg_pool: Rule::Share(Divisor::Signed(EPS)),
             add: Rule::Share(Divisor::Signed(EPS)),
+            ..Self::gradient()
+        }
+    }
+
+    /// Excitation backprop (`methods.md` 5); weights as trained or with batch norm folded in. A rectifier's mask changes
+    /// nothing: where an activation is zero, nothing arrives.
+    pub fn excitation(sign: WeightSign) -> Self {
+        Self {
+            conv: Rule::Excitation(sign),
+            linear: Rule::Excitation(sign),
+            relu: Rule::Pass,
+            avg_pool: Rule::Share(EXCITATION),
+            add: Rule::Share(Divisor::NonZero),
             ..Self::gradient()
         }
     }

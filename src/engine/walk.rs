@@ -138,6 +138,11 @@ impl Walk<'_, '_> {
                 let terms = [input, node.inputs[1]].map(|i| self.w.value(i));
                 self.share(id, terms, by, r);
             }
+            (Op::Add, Rule::SharePositive(by)) => {
+                let terms = [input, node.inputs[1]].map(|i| self.positive(i));
+                self.share(id, terms, by, r);
+            }
+            (Op::Add, Rule::Only(term)) => self.pass(node.inputs[term], r),
             (Op::Flatten, _) if self.w.shape(input).h * self.w.shape(input).w > 1 => {
                 let x = self.w.shape(input);
                 self.send(input, |_, add, dx| Instr::FlattenBack { x, dy: r, add, dx });
@@ -281,9 +286,9 @@ impl Walk<'_, '_> {
         let len = self.w.shape(input).len();
         Some(match part {
             Part::Whole => x,
-            Part::Positive | Part::Magnitude if non_negative => x,
+            Part::Positive => self.positive(input),
+            Part::Magnitude if non_negative => x,
             Part::Negative if non_negative => return None,
-            Part::Positive => self.w.unary(Unary::Positive, x),
             Part::Negative => self.w.unary(Unary::Negative, x),
             Part::Magnitude => self.w.unary(Unary::Absolute, x),
             Part::One => {
@@ -300,6 +305,12 @@ impl Walk<'_, '_> {
                 y
             }
         })
+    }
+
+    /// max(x, 0) of a node's value.
+    fn positive(&mut self, input: NodeId) -> Reg {
+        let x = self.w.value(input);
+        if self.w.graph.non_negative(input) { x } else { self.w.unary(Unary::Positive, x) }
     }
 
     /// An image of one colour, negated.

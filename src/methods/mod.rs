@@ -2,6 +2,9 @@
 //! [`METHODS`].
 
 mod cam;
+mod composite;
+mod contrast;
+mod excitation;
 mod gradient;
 mod lrp;
 mod registry;
@@ -12,7 +15,7 @@ pub use settings::{Kind, Setting, Settings, Value};
 
 use crate::engine::{Reg, Writer};
 use crate::error::{Error, Result};
-use crate::models::Network;
+use crate::models::{Network, Preprocess};
 use crate::net::NodeId;
 
 /// Where a method's raw map lives.
@@ -33,6 +36,8 @@ pub enum Family {
     Cam,
     /// Relevance handed down from the output, layer by layer.
     Relevance,
+    /// A probability that goes down from the output through excitatory connections.
+    Excitation,
 }
 
 impl std::fmt::Display for Family {
@@ -41,6 +46,7 @@ impl std::fmt::Display for Family {
             Self::Gradient => "gradient",
             Self::Cam => "CAM",
             Self::Relevance => "relevance",
+            Self::Excitation => "excitation",
         })
     }
 }
@@ -153,6 +159,8 @@ pub struct Job<'a> {
     pub layer: NodeId,
     /// Whether closed forms may stand in for the walk down.
     pub closed_forms: bool,
+    /// What the input's values were turned into.
+    pub preprocess: Preprocess,
     /// The method's settings.
     pub settings: &'a Settings,
 }

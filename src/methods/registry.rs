@@ -1,6 +1,6 @@
 //! All methods, one row each.
 
-use super::{Family, LayerUse, Level, Method, Sign, cam, gradient, lrp};
+use super::{Family, LayerUse, Level, Method, Sign, cam, composite, contrast, excitation, gradient, lrp};
 
 /// What class activation maps have in common.
 const CAM: Method = Method {
@@ -39,7 +39,29 @@ const RELEVANCE: Method = Method {
     passes: "forward, relevance to the input (two passes)",
     source: "Bach et al., PLoS ONE 2015; Kohlbrenner et al., IJCNN 2020",
     layer: LayerUse::None,
+    settings: lrp::ZENNIT,
     write: lrp::epsilon_plus,
+    ..CAM
+};
+
+/// What relevance by the rules of set A has in common.
+const SET_A: Method = Method {
+    name: "lrp",
+    source: "Bach et al., PLoS ONE 2015; Nam et al., AAAI 2020, as baseline",
+    settings: &[],
+    write: lrp::alpha1,
+    ..RELEVANCE
+};
+
+/// What excitation backprop has in common.
+const EXCITATION: Method = Method {
+    name: "mwp",
+    family: Family::Excitation,
+    passes: "forward, excitation to the layer",
+    source: "Zhang et al., ECCV 2016",
+    layer: LayerUse::Earlier,
+    settings: excitation::SETTINGS,
+    write: excitation::mwp,
     ..CAM
 };
 
@@ -78,5 +100,58 @@ pub const METHODS: &[Method] = &[
         source: "Shrikumar et al., arXiv 1605.01713, 2016",
         write: gradient::input_times_gradient,
         ..GRADIENT
+    },
+    Method {
+        name: "lrp-epsilon-plus-flat",
+        source: "Kohlbrenner et al., IJCNN 2020; Lapuschkin et al., Nature Communications 2019",
+        write: lrp::epsilon_plus_flat,
+        ..RELEVANCE
+    },
+    Method { name: "lrp-epsilon-alpha2-beta1", write: lrp::epsilon_alpha2_beta1, ..RELEVANCE },
+    Method {
+        name: "lrp-epsilon-alpha2-beta1-flat",
+        source: "Kohlbrenner et al., IJCNN 2020; Lapuschkin et al., Nature Communications 2019",
+        write: lrp::epsilon_alpha2_beta1_flat,
+        ..RELEVANCE
+    },
+    Method {
+        name: "lrp-epsilon-gamma-box",
+        source: "Montavon et al., LNCS 11700, 2019",
+        settings: lrp::WITH_GAMMA,
+        write: lrp::epsilon_gamma_box,
+        ..RELEVANCE
+    },
+    Method {
+        name: "lrp-composite",
+        source: "Montavon et al., LNCS 11700, 2019",
+        settings: lrp::WITH_RULES,
+        check: composite::check,
+        write: composite::composite,
+        ..RELEVANCE
+    },
+    SET_A,
+    Method { name: "lrp-ab", write: lrp::alpha2, ..SET_A },
+    Method {
+        name: "clrp",
+        passes: "forward, relevance to the input twice (two passes each)",
+        source: "Gu et al., ACCV 2018",
+        settings: contrast::CLRP,
+        write: contrast::clrp,
+        ..SET_A
+    },
+    Method {
+        name: "sglrp",
+        passes: "forward, relevance to the input twice (two passes each)",
+        source: "Iwana et al., ICCV workshops 2019",
+        write: contrast::sglrp,
+        ..SET_A
+    },
+    EXCITATION,
+    Method {
+        name: "cmwp",
+        sign: Sign::NotNegative,
+        passes: "forward, excitation to the layer, from the class twice",
+        write: excitation::cmwp,
+        ..EXCITATION
     },
 ];

@@ -1,6 +1,7 @@
 //! What can be set about a method, and what is set for a run.
 
 use std::fmt;
+use std::path::Path;
 
 use super::Method;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +29,7 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Yes or no; this unless set.
     Flag(bool),
-    /// A text that the method itself makes sense of; empty unless set.
+    /// A text that the method itself makes sense of, or `@FILE` for that of a file; empty unless set.
     Text,
 }
 
@@ -109,7 +110,8 @@ impl Settings {
     /// The method's settings with the given keys set; of a key given twice the last value counts.
     ///
     /// # Errors
-    /// For a key that the method does not know and for a value that its setting does not take.
+    /// For a key that the method does not know, for a value that its setting does not take, and for a file that cannot
+    /// be read.
     pub fn parse(method: &Method, pairs: &[(String, String)]) -> Result<Self> {
         let mut settings = Self::default(method);
         for (key, text) in pairs {
@@ -117,6 +119,11 @@ impl Settings {
                 return Err(Error::unknown("setting", key, known(&[method])));
             };
             let kind = &method.settings[at].kind;
+            let file = text.strip_prefix('@').filter(|_| *kind == Kind::Text).map(Path::new);
+            let text = &match file {
+                Some(path) => std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?,
+                None => text.clone(),
+            };
             settings.0[at].1 = kind.parse(text).ok_or_else(|| {
                 let problem = format!("expected {kind}, found `{text}`");
                 ErrorKind::Setting { method: method.name, key: key.clone(), problem }

@@ -8,6 +8,7 @@ pub mod case;
 pub mod cuda;
 pub mod oracle;
 pub mod reference;
+pub mod relevance;
 pub mod rig;
 
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub mod tolerance {
     pub const GRADIENT: f64 = 1e-11;
     /// Relevance through a whole network: quotients of sums that may nearly cancel.
     pub const RELEVANCE: f64 = 1e-11;
+    /// Relevance where large shares of opposite sign meet.
+    pub const CANCELLING: f64 = 1e-9;
     /// Relevance that should be conserved, relative to what there was.
     pub const CONSERVED: f64 = 1e-4;
     /// Maps that reach the same numbers on two ways, relative to the largest of them.

@@ -1,5 +1,5 @@
-//! The oracle for whole networks in `f64`: all activations, the gradient, and relevance by the rules of set Z as
-//! `methods.md` 10 states them. Knows the graph's nodes and weights; shares no code with the engine.
+//! The oracle for whole networks in `f64`: all activations and the gradient; relevance is in `relevance.rs`. Knows the
+//! graph's nodes and weights; shares no code with the engine.
 
 use super::reference::{self as layer, Average, Size, Window};
 use super::to_f64;
@@ -7,7 +7,7 @@ use ucag::net::{AvgPool, Graph, NodeId, Op, Shape};
 
 /// A network and its values for one picture.
 pub struct Oracle<'g> {
-    graph: &'g Graph,
+    pub graph: &'g Graph,
     shapes: Vec<Shape>,
     /// Weights of each parameter in file order.
     weights: Vec<Vec<f64>>,
@@ -16,21 +16,11 @@ pub struct Oracle<'g> {
     pub values: Vec<Vec<f64>>,
 }
 
-/// Stabilisers of relevance propagation, and which rule convolutions follow.
-#[derive(Clone, Copy)]
-pub struct Rules {
-    pub z_plus: bool,
-    pub eps: f64,
-}
-
-/// Zennit's `EpsilonPlus`.
-pub const EPSILON_PLUS: Rules = Rules { z_plus: true, eps: 1e-6 };
-
-fn window(w: &ucag::net::Window) -> Window {
+pub(super) fn window(w: &ucag::net::Window) -> Window {
     Window { kernel: w.kernel, stride: w.stride, pad: w.pad }
 }
 
-fn average(pool: &AvgPool) -> Average {
+pub(super) fn average(pool: &AvgPool) -> Average {
     match pool {
         AvgPool::Window(w) => Average::Window(window(w)),
         AvgPool::Adaptive(h, w) => Average::Adaptive(*h, *w),
@@ -87,12 +77,12 @@ impl<'g> Oracle<'g> {
         &self.values[self.graph.output().0]
     }
 
-    fn size(&self, id: NodeId) -> Size {
+    pub(super) fn size(&self, id: NodeId) -> Size {
         let s = self.shapes[id.0];
         (s.h, s.w, s.c)
     }
 
-    fn parameters(&self, op: &Op) -> (&[f64], &[f64]) {
+    pub(super) fn parameters(&self, op: &Op) -> (&[f64], &[f64]) {
         match op {
             Op::Conv { param, .. } | Op::Linear { param } => (&self.weights[param.0], &self.biases[param.0]),
             _ => unreachable!("an operation without weights"),
@@ -100,7 +90,7 @@ impl<'g> Oracle<'g> {
     }
 
     /// `w*x`
-    fn apply(&self, op: &Op, x: &[f64], size: Size, weight: &[f64]) -> Vec<f64> {
+    pub(super) fn apply(&self, op: &Op, x: &[f64], size: Size, weight: &[f64]) -> Vec<f64> {
         match op {
             Op::Conv { window: w, param } => layer::conv(x, size, weight, self.graph.param(*param).outputs, &window(w)),
             _ => layer::linear(x, weight),
@@ -108,7 +98,7 @@ impl<'g> Oracle<'g> {
     }
 
     /// `JT_w[s]`
-    fn transposed(&self, op: &Op, s: &[f64], size: Size, weight: &[f64]) -> Vec<f64> {
+    pub(super) fn transposed(&self, op: &Op, s: &[f64], size: Size, weight: &[f64]) -> Vec<f64> {
         match op {
             Op::Conv { window: w, param } => {
                 layer::conv_back(s, size, weight, self.graph.param(*param).outputs, &window(w))
@@ -124,55 +114,22 @@ impl<'g> Oracle<'g> {
 
     /// The same with another rule for rectifiers, which is given the result and what arrives there.
     pub fn gradient_by(&self, class: usize, rectifier: impl Fn(f64, f64) -> f64) -> Vec<Vec<f64>> {
-        self.down(class, 1.0, |op, input, y, r| {
-            let (x, size) = (&self.values[input[0].0], self.size(input[0]));
-            match op {
-                Op::Conv { .. } | Op::Linear { .. } => vec![self.transposed(op, r, size, self.parameters(op).0)],
-                Op::Relu => vec![y.iter().zip(r).map(|(y, r)| rectifier(*y, *r)).collect()],
+        let seed: Vec<f64> = (0..self.logits().len()).map(|j| f64::from(u8::from(j == class))).collect();
+        self.down(self.graph.output(), &seed, |id, r| {
+            let node = self.graph.node(id);
+            let (x, size) = (&self.values[node.inputs[0].0], self.size(node.inputs[0]));
+            match &node.op {
+                op @ (Op::Conv { .. } | Op::Linear { .. }) => vec![self.transposed(op, r, size, self.parameters(op).0)],
+                Op::Relu => vec![self.values[id.0].iter().zip(r).map(|(y, r)| rectifier(*y, *r)).collect()],
                 Op::AvgPool(pool) => vec![layer::avg_pool_back(r, size, &average(pool))],
                 Op::Add => vec![r.to_vec(); 2],
-                _ => vec![self.rearranged(op, x, size, r)],
+                op => vec![self.rearranged(op, x, size, r)],
             }
         })
-    }
-
-    /// Relevance of the class's logit at every node.
-    pub fn relevance(&self, class: usize, rules: Rules) -> Vec<Vec<f64>> {
-        self.down(class, self.logits()[class], |op, input, y, r| {
-            let (x, size) = (&self.values[input[0].0], self.size(input[0]));
-            match op {
-                Op::Conv { .. } if rules.z_plus => vec![self.z_plus(op, x, size, r, rules.eps)],
-                Op::Conv { .. } | Op::Linear { .. } => {
-                    let s = layer::quotient(r, y, rules.eps);
-                    vec![layer::product(x, &self.transposed(op, &s, size, self.parameters(op).0))]
-                }
-                Op::Relu => vec![r.to_vec()],
-                Op::AvgPool(pool) => {
-                    let s = layer::quotient(r, y, rules.eps);
-                    vec![layer::product(x, &layer::avg_pool_back(&s, size, &average(pool)))]
-                }
-                Op::Add => {
-                    let s = layer::quotient(r, y, rules.eps);
-                    vec![layer::product(x, &s), layer::product(&self.values[input[1].0], &s)]
-                }
-                _ => vec![self.rearranged(op, x, size, r)],
-            }
-        })
-    }
-
-    /// `D = w⁺*x⁺ + b⁺ + w⁻*x⁻`, `S = divs(R, D)`, `x⁺ ⊙ JT_{w⁺}[S] + x⁻ ⊙ JT_{w⁻}[S]`
-    fn z_plus(&self, op: &Op, x: &[f64], size: Size, r: &[f64], eps: f64) -> Vec<f64> {
-        let (weight, bias) = self.parameters(op);
-        let (wp, wn) = (layer::positive(weight), layer::negative(weight));
-        let (xp, xn) = (layer::positive(x), layer::negative(x));
-        let d = layer::sum(&self.apply(op, &xp, size, &wp), &self.apply(op, &xn, size, &wn));
-        let s = layer::quotient(r, &layer::biased(&d, &layer::positive(bias)), eps);
-        let plus = layer::product(&xp, &self.transposed(op, &s, size, &wp));
-        layer::sum(&plus, &layer::product(&xn, &self.transposed(op, &s, size, &wn)))
     }
 
     /// Operations that only move values: the winner takes all, and the order changes back.
-    fn rearranged(&self, op: &Op, x: &[f64], size: Size, r: &[f64]) -> Vec<f64> {
+    pub(super) fn rearranged(&self, op: &Op, x: &[f64], size: Size, r: &[f64]) -> Vec<f64> {
         match op {
             Op::MaxPool(w) => {
                 let (_, index) = layer::max_pool(x, size, &window(w));
@@ -183,18 +140,13 @@ impl<'g> Oracle<'g> {
         }
     }
 
-    /// Starts with `seed` at the class; `rule(op, inputs, output, arrived)` gives each input's share.
-    fn down(
-        &self,
-        class: usize,
-        seed: f64,
-        rule: impl Fn(&Op, &[NodeId], &[f64], &[f64]) -> Vec<Vec<f64>>,
-    ) -> Vec<Vec<f64>> {
+    /// Starts with `seed` at the output of node `from`; `rule(node, arrived)` gives each input's share.
+    pub fn down(&self, from: NodeId, seed: &[f64], rule: impl Fn(NodeId, &[f64]) -> Vec<Vec<f64>>) -> Vec<Vec<f64>> {
         let mut arrived: Vec<Vec<f64>> = self.values.iter().map(|v| vec![0.0; v.len()]).collect();
-        arrived[self.graph.output().0][class] = seed;
-        for (i, node) in self.graph.nodes().iter().enumerate().skip(1).rev() {
-            let shares = rule(&node.op, &node.inputs, &self.values[i], &arrived[i]);
-            for (input, share) in node.inputs.iter().zip(shares) {
+        arrived[from.0] = seed.to_vec();
+        for id in (1..=from.0).rev().map(NodeId) {
+            let shares = rule(id, &arrived[id.0]);
+            for (input, share) in self.graph.node(id).inputs.iter().zip(shares) {
                 arrived[input.0] = layer::sum(&arrived[input.0], &share);
             }
         }

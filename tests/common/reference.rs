@@ -198,6 +198,11 @@ pub fn divs(a: f64, b: f64, e: f64) -> f64 {
     a / if b >= 0.0 { b + e } else { b - e }
 }
 
+/// `a / b`, 0 where b = 0.
+pub fn div0(a: f64, b: f64) -> f64 {
+    if b == 0.0 { 0.0 } else { a / b }
+}
+
 pub fn relu(x: &[f64]) -> Vec<f64> {
     positive(x)
 }

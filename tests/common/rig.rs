@@ -122,6 +122,16 @@ pub fn program(
     classes: &[usize],
     write: impl FnOnce(&mut Writer<'_>, Reg) -> (Reg, usize),
 ) -> Vec<f32> {
+    programs(graph, picture, classes, |w, classes| vec![write(w, classes)]).remove(0)
+}
+
+/// The same with several asked values.
+pub fn programs(
+    graph: &Arc<Graph>,
+    picture: &Picture,
+    classes: &[usize],
+    write: impl FnOnce(&mut Writer<'_>, Reg) -> Vec<(Reg, usize)>,
+) -> Vec<Vec<f32>> {
     let (h, w) = picture.size;
     let mut cpu = Cpu::new(graph.clone(), 2).expect("threads");
     let writer = Writer::new(graph, (h, w), classes.len(), cpu.storage());
@@ -129,13 +139,16 @@ pub fn program(
     let shared = |offset, len, lanes, dtype| Slot { offset, len, lanes, dtype, scope: Scope::Shared };
     let class_slot = shared(0, classes.len(), 1, Dtype::U32);
     let class_reg = writer.fixed(class_slot);
-    let (value, len) = write(&mut writer, class_reg);
-    let result_slot = shared(ALIGN, len, classes.len(), Dtype::F32);
-    let y = writer.fixed(result_slot);
-    writer.push(Instr::Keep { x: value, y });
+    let (mut base, mut results) = (ALIGN, vec![]);
+    for (value, len) in write(&mut writer, class_reg) {
+        let slot = shared(base, len, classes.len(), Dtype::F32);
+        let y = writer.fixed(slot);
+        writer.push(Instr::Keep { x: value, y });
+        base = (base + len * classes.len() * 4).next_multiple_of(ALIGN);
+        results.push(slot);
+    }
     writer.forward();
     writer.unfold((h, w));
-    let base = (ALIGN + len * classes.len() * 4).next_multiple_of(ALIGN);
     let (steps, end) = writer.lay_out(base, 1);
 
     cpu.reserve(end).expect("memory");
@@ -145,9 +158,12 @@ pub fn program(
     cpu.write(&class_slot, &indices).expect("write");
     show(&mut cpu, (h, w), &picture.pixels);
     cpu.run(&Pass { program: &program, steps: all, samples: 0..1 }).expect("run");
-    let mut bytes = vec![0; len * classes.len() * 4];
-    cpu.read(&mut [(result_slot, &mut bytes)]).expect("read");
-    floats(&bytes)
+    let read = |slot: &Slot| {
+        let mut bytes = vec![0; slot.bytes(1)];
+        cpu.read(&mut [(*slot, &mut bytes)]).expect("read");
+        floats(&bytes)
+    };
+    results.iter().map(read).collect()
 }
 
 /// Makes packed RGB pixels the working image.
@@ -186,10 +202,24 @@ pub fn raw_maps(
     layer: NodeId,
     closed_forms: bool,
 ) -> Vec<f32> {
+    raw_maps_set(graph, picture, classes, (method, &[]), layer, closed_forms)
+}
+
+/// The same with something set about the method.
+pub fn raw_maps_set(
+    graph: &Arc<Graph>,
+    picture: &Picture,
+    classes: &[usize],
+    (method, set): (&str, &[(&str, &str)]),
+    layer: NodeId,
+    closed_forms: bool,
+) -> Vec<f32> {
     let method = Method::named(method).expect("a method");
-    let settings = Settings::default(method);
+    let pairs: Vec<(String, String)> = set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let settings = &Settings::parse(method, &pairs).expect("sensible settings");
     program(graph, picture, classes, |w, classes| {
-        let RawMap { map, size } = method.write(w, &Job { classes, layer, closed_forms, settings: &settings });
+        let job = Job { classes, layer, closed_forms, preprocess: Preprocess::default(), settings };
+        let RawMap { map, size } = method.write(w, &job);
         (map, size.0 * size.1)
     })
 }
