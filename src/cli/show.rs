@@ -37,7 +37,7 @@ pub fn models(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
 pub fn methods(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
     let chosen = name.map(Method::named).transpose()?;
     let width = METHODS.iter().map(|m| m.name.len()).max().unwrap_or(0);
-    printer.line(&format!("{:<width$}  {:<9}  {:<6}  {:<8}  sign", "method", "family", "map of", "networks"))?;
+    printer.line(&format!("{:<width$}  {:<10}  {:<6}  {:<8}  sign", "method", "family", "map of", "networks"))?;
     for method in METHODS.iter().filter(|m| chosen.is_none_or(|chosen| chosen == *m)) {
         let level = match method.level {
             Level::Layer => "layer",
@@ -45,7 +45,7 @@ pub fn methods(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
         };
         let (family, sign) = (method.family.to_string(), method.sign);
         let name = method.name;
-        printer.line(&format!("{name:<width$}  {family:<9}  {level:<6}  {:<8}  {sign}", method.networks))?;
+        printer.line(&format!("{name:<width$}  {family:<10}  {level:<6}  {:<8}  {sign}", method.networks))?;
         let mut more = vec![("passes", method.passes.to_string()), ("paper", method.source.to_string())];
         if method.layer != LayerUse::None {
             more.push(("layer", method.layer.to_string()));
