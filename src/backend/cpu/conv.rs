@@ -1,8 +1,9 @@
-//! Convolution and its input-gradient as matrix products over gathered pixels, phase by phase (see [`taps`]).
+//! Convolution and its input-gradient as matrix products over gathered pixels, phase by phase (see [`taps`]); 3×3 ones of
+//! stride 1 by Winograd's tiles.
 
 use std::sync::Arc;
 
-use super::{Base, Cpu, Shared, Target, View, Workers};
+use super::{Base, Cpu, Shared, Target, View, Workers, tiled, winograd};
 use crate::backend::taps::{self, Direction, Phase};
 use crate::backend::{ConvGeom, Variant, WeightRef, rectify};
 use crate::net::{Param, Shape};
@@ -25,22 +26,24 @@ struct Unit {
 
 /// A convolution prepared for one geometry, weight and direction.
 pub(super) struct ConvKernel {
-    source: Shape,
-    result: Shape,
-    phases: Vec<Phase>,
+    pub(super) source: Shape,
+    pub(super) result: Shape,
+    pub(super) phases: Vec<Phase>,
     units: Vec<Unit>,
+    /// Whether it is computed by Winograd's tiles instead.
+    tiled: bool,
     /// The matrices of all phases; `None` where they are the parameter's own.
     weight: Option<Arc<[f32]>>,
 }
 
 /// One run of a convolution.
-struct Call<'a> {
-    /// The parameter's own weight.
-    weight: &'a [f32],
-    source: View<'a>,
+pub(super) struct Call<'a> {
+    /// The matrices of all phases.
+    pub(super) weight: &'a [f32],
+    pub(super) source: View<'a>,
     epilogue: Epilogue<'a>,
     base: Base<'a>,
-    lanes: usize,
+    pub(super) lanes: usize,
 }
 
 /// What is done to a product on its way into the result.
@@ -63,7 +66,8 @@ impl Cpu {
                 Direction::Backward => (g.y, g.x),
             };
             let units = units(&phases, result.c);
-            ConvKernel { source, result, phases, units, weight: packed }
+            let tiled = tiled::suits(&g, weight, source, result);
+            ConvKernel { source, result, phases, units, tiled, weight: packed }
         });
         kernel.scratch()
     }
@@ -114,7 +118,8 @@ impl ConvKernel {
         y: Target<'_>,
     ) {
         let epilogue = Epilogue::Forward { bias: bias.map(|variant| (param.bias.as_slice(), variant)), relu };
-        self.run(workers, &Call { weight: &param.weight, source: x, epilogue, base, lanes: y.lanes }, y);
+        let weight = self.weight.as_deref().unwrap_or(&param.weight);
+        self.run(workers, &Call { weight, source: x, epilogue, base, lanes: y.lanes }, y);
     }
 
     pub(super) fn backward(
@@ -126,10 +131,14 @@ impl ConvKernel {
         dx: Target<'_>,
     ) {
         let epilogue = Epilogue::Backward { mul };
-        self.run(workers, &Call { weight: &[], source: dy, epilogue, base, lanes: dx.lanes }, dx);
+        let weight = self.weight.as_deref().unwrap_or_default();
+        self.run(workers, &Call { weight, source: dy, epilogue, base, lanes: dx.lanes }, dx);
     }
 
     fn run(&self, workers: &Workers, call: &Call<'_>, y: Target<'_>) {
+        if self.tiled {
+            return tiled::run(self, workers, call, y);
+        }
         let (count, len) = (y.count(), y.len);
         let result = Shared::new(y.data);
         workers.each(count * self.units.len(), |i| {
@@ -152,8 +161,7 @@ impl ConvKernel {
         };
         let pixels = Matrix { data: gathered, row: k, col: 1 };
         // A phase that no tap reaches has no matrix.
-        let weight = self.weight.as_deref().unwrap_or(call.weight);
-        let weight = weight.get(phase.weight + unit.channels.start..).unwrap_or_default();
+        let weight = call.weight.get(phase.weight + unit.channels.start..).unwrap_or_default();
         let weight = Matrix { data: weight, row: self.result.c, col: 1 };
         let place = |pixel: usize| {
             let (qy, qx) = (pixel / phase.w, pixel % phase.w);
@@ -164,33 +172,19 @@ impl ConvKernel {
         // SAFETY: `at..at + n` lies in this result, and no other unit has these pixels and channels.
         let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
         match &call.epilogue {
-            Epilogue::Forward { bias, relu } => {
+            Epilogue::Forward { bias, relu } if !matches!(call.base, Base::InPlace) => {
+                let first = result.at(place(unit.pixels.start));
+                // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
+                unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, false) };
                 let bias = bias.map(|(bias, variant)| (&bias[unit.channels.clone()], variant));
-                if let Base::InPlace = call.base {
-                    // The term comes last wherever it lies, so that where it lies changes no bit.
-                    matmul(m, n, k, product, pixels, weight);
-                    for (row, at) in product.chunks_exact_mut(n).zip(places()) {
-                        finish(row, Some(out(at)), bias, *relu);
-                        out(at).copy_from_slice(row);
-                    }
-                } else {
-                    let first = result.at(place(unit.pixels.start));
-                    // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
-                    unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, false) };
-                    for at in places() {
-                        finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
-                    }
+                for at in places() {
+                    finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
                 }
             }
-            Epilogue::Backward { mul } => {
+            _ => {
                 matmul(m, n, k, product, pixels, weight);
-                let mul = mul.map(|mul| mul.of(b, call.lanes));
                 for (row, at) in product.chunks_exact_mut(n).zip(places()) {
-                    if let Some(mul) = mul {
-                        row.iter_mut().zip(&mul[at..at + n]).for_each(|(p, m)| *p *= m);
-                    }
-                    call.base.begin(b, call.lanes, at, out(at));
-                    out(at).iter_mut().zip(&*row).for_each(|(o, p)| *o += p);
+                    call.finish(row, b, at, unit.channels.start, out(at));
                 }
             }
         }
@@ -229,8 +223,39 @@ impl ConvKernel {
     }
 
     fn scratch(&self) -> usize {
+        if self.tiled {
+            return winograd::scratch(self.source.c);
+        }
         let of = |u: &Unit| u.pixels.len() * (u.channels.len() + self.phases[u.phase].depth);
         self.units.iter().map(of).max().unwrap_or(0)
+    }
+}
+
+impl Call<'_> {
+    /// Turns products, which belong to elements of result `b` from `at` on and to channels from `channel` on, into `out`.
+    #[inline(always)]
+    pub(super) fn finish(&self, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
+        let n = products.len();
+        match &self.epilogue {
+            Epilogue::Forward { bias, relu } => {
+                let bias = bias.map(|(bias, variant)| (&bias[channel..channel + n], variant));
+                // The term comes last wherever it lies, so that where it lies changes no bit.
+                let term = match self.base {
+                    Base::InPlace => Some(&*out),
+                    _ => self.base.term(b, self.lanes, at, n),
+                };
+                finish(products, term, bias, *relu);
+                out.copy_from_slice(products);
+            }
+            Epilogue::Backward { mul } => {
+                if let Some(mul) = mul {
+                    let mul = &mul.of(b, self.lanes)[at..at + n];
+                    products.iter_mut().zip(mul).for_each(|(p, m)| *p *= m);
+                }
+                self.base.begin(b, self.lanes, at, out);
+                out.iter_mut().zip(&*products).for_each(|(o, p)| *o += p);
+            }
+        }
     }
 }
 

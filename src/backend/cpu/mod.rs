@@ -14,10 +14,14 @@ mod linear;
 mod maps;
 mod noise;
 mod operands;
+mod panel;
 mod reduce;
 mod resample;
 mod resize;
 mod run;
+mod simd;
+mod tiled;
+mod winograd;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};

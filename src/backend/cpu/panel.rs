@@ -1,0 +1,144 @@
+//! Products of a matrix and a panel of [`PANEL`] columns, on one thread.
+//!
+//! Every element of a result is one chain of multiply-adds over k, whatever its row is and whatever the other rows are:
+//! the same bits come out however rows are grouped into products. General libraries do not promise that.
+
+/// Columns of a panel.
+pub(super) const PANEL: usize = 32;
+
+/// `c = a·b`: `a` has rows of `k` values, `b` and `c` have rows of [`PANEL`] values.
+pub(super) type Product = fn(k: usize, a: &[f32], b: &[f32], c: &mut [f32]);
+
+/// The fastest version for this processor.
+pub(super) fn select() -> Product {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has the extension, as just asked.
+            return |k, a, b, c| unsafe { x86::avx512(k, a, b, c) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return |k, a, b, c| unsafe { x86::avx2(k, a, b, c) };
+        }
+    }
+    portable
+}
+
+/// Calls `block` with blocks of rows of `a` and `c`: as many at once as one of `counts`, the largest that fits first.
+#[inline(always)]
+fn by_rows<'a>(
+    k: usize,
+    a: &'a [f32],
+    c: &'a mut [f32],
+    counts: &[usize],
+    mut block: impl FnMut(usize, &'a [f32], &'a mut [f32]),
+) {
+    let (mut a, mut c) = (a, c);
+    while let Some(count) = counts.iter().find(|n| **n * PANEL <= c.len()) {
+        let (rows, rest) = a.split_at(count * k);
+        let (results, others) = c.split_at_mut(count * PANEL);
+        block(*count, rows, results);
+        (a, c) = (rest, others);
+    }
+}
+
+fn portable(k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(PANEL)) {
+        c.fill(0.0);
+        for (a, b) in a.iter().zip(b.chunks_exact(PANEL)) {
+            c.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{PANEL, by_rows};
+
+    /// A kernel of `R` rows and two registers of columns, the columns beginning at `$from`.
+    macro_rules! kernel {
+        ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $set:ident, $fma:ident, $store:ident) => {
+            #[target_feature(enable = $feature)]
+            fn $name<const R: usize>(k: usize, from: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+                assert!(a.len() == R * k && b.len() >= k * PANEL && c.len() == R * PANEL && from + 2 * $lanes <= PANEL);
+                let mut sums = [[$zero(); 2]; R];
+                for j in 0..k {
+                    // SAFETY: columns `from..from + 2·lanes` of row j of the panel.
+                    let [b0, b1] = [0, $lanes].map(|at| unsafe { $load(b.as_ptr().add(j * PANEL + from + at)) });
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        // SAFETY: row i < R and column j < k of `a`.
+                        let x = $set(unsafe { *a.get_unchecked(i * k + j) });
+                        *sums = [$fma(x, b0, sums[0]), $fma(x, b1, sums[1])];
+                    }
+                }
+                for (i, sums) in sums.into_iter().enumerate() {
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        // SAFETY: columns `from..from + 2·lanes` of row i of the result.
+                        unsafe { $store(c.as_mut_ptr().add(i * PANEL + from + v * $lanes), sum) };
+                    }
+                }
+            }
+        };
+    }
+
+    #[rustfmt::skip]
+    kernel!(rows512, "avx512f", 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps);
+    #[rustfmt::skip]
+    kernel!(rows256, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
+
+    #[target_feature(enable = "avx512f")]
+    pub fn avx512(k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+        by_rows(k, a, c, &[12, 4, 1], |count, a, c| match count {
+            12 => rows512::<12>(k, 0, a, b, c),
+            4 => rows512::<4>(k, 0, a, b, c),
+            _ => rows512::<1>(k, 0, a, b, c),
+        });
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn avx2(k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+        by_rows(k, a, c, &[6, 2, 1], |count, a, c| {
+            for from in [0, PANEL / 2] {
+                match count {
+                    6 => rows256::<6>(k, from, a, b, c),
+                    2 => rows256::<2>(k, from, a, b, c),
+                    _ => rows256::<1>(k, from, a, b, c),
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every version, and every way to group rows, gives the same sums.
+    #[test]
+    fn products() {
+        let number = |i: usize| ((i * 7919) % 1009) as f32 / 504.5 - 1.0;
+        for (m, k) in [(1, 1), (5, 7), (12, 64), (31, 33), (60, 200)] {
+            let a: Vec<f32> = (0..m * k).map(number).collect();
+            let b: Vec<f32> = (0..k * PANEL).map(|i| number(i + 31)).collect();
+            let sum =
+                |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * PANEL + j])).sum::<f64>();
+            let product = |product: Product, rows: std::ops::Range<usize>| {
+                let mut c = vec![f32::NAN; rows.len() * PANEL];
+                product(k, &a[rows.start * k..rows.end * k], &b, &mut c);
+                c
+            };
+            for version in [select(), portable] {
+                let c = product(version, 0..m);
+                for (at, c) in c.iter().enumerate() {
+                    let expected = sum(at / PANEL, at % PANEL);
+                    assert!((f64::from(*c) - expected).abs() < 1e-5 * k as f64, "{m}×{k}: {c}, expected {expected}");
+                }
+                let one_by_one: Vec<f32> = (0..m).flat_map(|i| product(version, i..i + 1)).collect();
+                assert_eq!(c, one_by_one, "{m}×{k}, row by row");
+            }
+        }
+    }
+}
