@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::oracle::Oracle;
 use common::reference::{div0, softmax};
 use common::relevance::{Rule, Rules};
-use common::rig::{Picture, raw_maps, raw_maps_set};
+use common::rig::{Picture, Set, raw_maps, raw_maps_set};
 use common::tolerance;
 use ucag::methods::{LayerUse, Method};
 use ucag::net::{Graph, NodeId};
@@ -120,7 +120,7 @@ fn excitation(oracle: &Oracle, method: &str, rules: Rules, k: usize, layer: Node
 #[test]
 fn excitation_agrees_with_the_oracle() {
     let plain = Rules::excitation(false);
-    let settings: [(&[(&str, &str)], Rules); 3] = [
+    let settings: [(Set<'_>, Rules); 3] = [
         (&[], plain),
         (&[("clamp_inputs", "true")], Rules { add: Rule::SharePositive(div0), ..plain }),
         (&[("bn_positive", "true")], Rules::excitation(true)),

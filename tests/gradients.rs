@@ -128,9 +128,7 @@ fn rectifiers_let_only_positive_signals_through() {
 #[test]
 fn input_times_gradient_without_biases() {
     for (model, _, size) in CASES {
-        let graph =
-            common::network(&common::without_biases(common::tensors(model, common::CLASSES, common::NARROWING)));
-        let graph = Arc::new(graph.graph);
+        let graph = common::bias_free(model);
         let picture = Picture::new(size.0, size.1, 7);
         let oracle = Oracle::new(&graph, size, &picture.normalised());
         let class = 3;

@@ -190,6 +190,11 @@ pub fn without_biases(mut tensors: Vec<Tensor>) -> Vec<Tensor> {
     tensors
 }
 
+/// A narrow network whose layers are products of weights and inputs alone.
+pub fn bias_free(model: &str) -> Arc<Graph> {
+    Arc::new(network(&without_biases(tensors(model, CLASSES, NARROWING))).graph)
+}
+
 /// A network of the given tensors.
 pub fn network(tensors: &[Tensor]) -> Network {
     let tensors = Tensors::from_bytes("tiny", safetensors(tensors, &[])).expect("a well-formed file");

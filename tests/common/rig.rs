@@ -205,12 +205,15 @@ pub fn raw_maps(
     raw_maps_set(graph, picture, classes, (method, &[]), layer, closed_forms)
 }
 
+/// What is set about a method, key and value.
+pub type Set<'a> = &'a [(&'a str, &'a str)];
+
 /// The same with something set about the method.
 pub fn raw_maps_set(
     graph: &Arc<Graph>,
     picture: &Picture,
     classes: &[usize],
-    (method, set): (&str, &[(&str, &str)]),
+    (method, set): (&str, Set<'_>),
     layer: NodeId,
     closed_forms: bool,
 ) -> Vec<f32> {
