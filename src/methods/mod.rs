@@ -127,8 +127,8 @@ pub struct Method {
     pub networks: &'static str,
     /// What can be set about it.
     pub settings: &'static [Setting],
-    /// Whether its texts make sense for a network; asked once, before anything runs.
-    check: fn(&Network, &Settings) -> Result<()>,
+    /// Whether its settings make sense for a network and a layer; asked once, before anything runs.
+    check: fn(&Network, &Settings, NodeId) -> Result<()>,
     write: fn(&mut Writer<'_>, &Job<'_>) -> RawMap,
 }
 
@@ -196,8 +196,8 @@ impl Method {
     }
 
     /// Sees whether the method can be run with these settings.
-    pub(crate) fn check(&self, network: &Network, settings: &Settings) -> Result<()> {
-        (self.check)(network, settings)
+    pub(crate) fn check(&self, network: &Network, settings: &Settings, layer: NodeId) -> Result<()> {
+        (self.check)(network, settings, layer)
     }
 
     /// Writes the method.

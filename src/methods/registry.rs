@@ -13,7 +13,7 @@ const CAM: Method = Method {
     layer: LayerUse::Last,
     networks: "all",
     settings: &[],
-    check: |_, _| Ok(()),
+    check: |_, _, _| Ok(()),
     write: cam::grad_cam,
 };
 
