@@ -1,10 +1,12 @@
 //! Explanation methods: each is one function that writes what it does with a network's values, and one row of
 //! [`METHODS`].
 
+mod averaged;
 mod cam;
 mod composite;
 mod contrast;
 mod excitation;
+mod full_grad;
 mod gradient;
 mod lrp;
 mod registry;
@@ -105,6 +107,9 @@ impl std::fmt::Display for LayerUse {
         })
     }
 }
+
+/// The network's input.
+const INPUT: NodeId = NodeId(0);
 
 /// One explanation method.
 #[derive(Debug, Clone, Copy)]

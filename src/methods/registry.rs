@@ -1,6 +1,8 @@
 //! All methods, one row each.
 
-use super::{Family, LayerUse, Level, Method, Sign, cam, composite, contrast, excitation, gradient, lrp};
+use super::{
+    Family, LayerUse, Level, Method, Sign, averaged, cam, composite, contrast, excitation, full_grad, gradient, lrp,
+};
 
 /// What class activation maps have in common.
 const CAM: Method = Method {
@@ -26,6 +28,7 @@ const GRADIENT: Method = Method {
     passes: "forward, backward to the input",
     source: "Simonyan et al., ICLR workshop 2014",
     layer: LayerUse::None,
+    settings: &[gradient::REDUCE],
     write: gradient::gradient,
     ..CAM
 };
@@ -98,7 +101,33 @@ pub const METHODS: &[Method] = &[
         name: "input-x-gradient",
         sign: Sign::Signed,
         source: "Shrikumar et al., arXiv 1605.01713, 2016",
+        settings: &[],
         write: gradient::input_times_gradient,
+        ..GRADIENT
+    },
+    Method {
+        name: "smoothgrad",
+        passes: "forward, backward to the input, for each draw",
+        source: "Smilkov et al., arXiv 1706.03825, 2017",
+        settings: averaged::DRAWS,
+        write: averaged::smooth_grad,
+        ..GRADIENT
+    },
+    Method {
+        name: "integrated-gradients",
+        sign: Sign::Signed,
+        passes: "forward, backward to the input, for each step",
+        source: "Sundararajan et al., ICML 2017",
+        settings: averaged::STEPS,
+        write: averaged::integrated_gradients,
+        ..GRADIENT
+    },
+    Method {
+        name: "full-grad",
+        passes: "forward, backward to the input",
+        source: "Srinivas and Fleuret, NeurIPS 2019",
+        settings: &[],
+        write: full_grad::full_grad,
         ..GRADIENT
     },
     Method {

@@ -24,7 +24,7 @@ pub mod tolerance {
     pub const GRADIENT: f64 = 1e-11;
     /// Relevance through a whole network: quotients of sums that may nearly cancel.
     pub const RELEVANCE: f64 = 1e-11;
-    /// Relevance where large shares of opposite sign meet.
+    /// Quotients of sums in which large shares of opposite sign meet.
     pub const CANCELLING: f64 = 1e-9;
     /// Relevance that should be conserved, relative to what there was.
     pub const CONSERVED: f64 = 1e-4;
