@@ -22,7 +22,7 @@ struct Setting {
 }
 
 /// Repetitions of methods that run the network again and again: their number changes nothing about what is tested here.
-const FEW: [(&str, &str); 2] = [("smoothgrad", "draws"), ("integrated-gradients", "steps")];
+const FEW: [(&str, &str); 3] = [("smoothgrad", "draws"), ("integrated-gradients", "steps"), ("cameras", "resolutions")];
 
 fn with_few(builder: Builder, methods: &[&str]) -> Builder {
     let known = FEW.iter().filter(|(method, _)| methods.contains(method));

@@ -3,12 +3,15 @@
 
 mod averaged;
 mod cam;
+mod cameras;
 mod composite;
 mod contrast;
 mod excitation;
 mod full_grad;
+mod fused;
 mod gradient;
 mod lrp;
+mod norm_grad;
 mod registry;
 mod settings;
 

@@ -1,7 +1,8 @@
 //! All methods, one row each.
 
 use super::{
-    Family, LayerUse, Level, Method, Sign, averaged, cam, composite, contrast, excitation, full_grad, gradient, lrp,
+    Family, LayerUse, Level, Method, Sign, averaged, cam, cameras, composite, contrast, excitation, full_grad, fused,
+    gradient, lrp, norm_grad,
 };
 
 /// What class activation maps have in common.
@@ -76,6 +77,7 @@ pub const METHODS: &[Method] = &[
         name: "grad-cam++",
         sign: Sign::AsLayer,
         source: "Chattopadhay et al., WACV 2018",
+        settings: &[cam::FORM],
         write: cam::grad_cam_plus_plus,
         ..CAM
     },
@@ -85,13 +87,35 @@ pub const METHODS: &[Method] = &[
         name: "layer-cam",
         sign: Sign::AsLayer,
         source: "Jiang et al., IEEE TIP 2021",
+        settings: &[fused::LAYERS],
+        check: fused::check,
         write: cam::layer_cam,
         ..CAM
     },
     Method {
         name: "wgrad-cam",
         source: "Zhang et al., AAAI 2021, as ucag reads its abstract",
+        settings: &[cam::MIN_MAX],
         write: cam::wgrad_cam,
+        ..CAM
+    },
+    Method {
+        name: "norm-grad",
+        sign: Sign::NotNegative,
+        passes: "forward, backward to the layer",
+        source: "Rebuffi et al., CVPR 2020",
+        settings: &[norm_grad::FORM],
+        check: norm_grad::check,
+        write: norm_grad::norm_grad,
+        ..CAM
+    },
+    Method {
+        name: "cameras",
+        sign: Sign::NotNegative,
+        passes: "forward, backward to the layer, at each resolution",
+        source: "Jalwana et al., CVPR 2021",
+        settings: &[cameras::RESOLUTIONS],
+        write: cameras::cameras,
         ..CAM
     },
     GRADIENT,

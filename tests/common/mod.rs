@@ -24,8 +24,10 @@ pub mod tolerance {
     pub const GRADIENT: f64 = 1e-11;
     /// Relevance through a whole network: quotients of sums that may nearly cancel.
     pub const RELEVANCE: f64 = 1e-11;
-    /// Quotients of sums in which large shares of opposite sign meet.
+    /// Relevance where large shares of opposite sign meet.
     pub const CANCELLING: f64 = 1e-9;
+    /// Weights whose denominators are sums of both signs, which may come near zero.
+    pub const NEAR_ZERO: f64 = 1e-7;
     /// Relevance that should be conserved, relative to what there was.
     pub const CONSERVED: f64 = 1e-4;
     /// Maps that reach the same numbers on two ways, relative to the largest of them.
