@@ -10,7 +10,6 @@ use crate::frame::Fit;
 use crate::grid::Grid;
 use crate::methods::{Chosen, LayerUse, Method, Settings};
 use crate::models::{Model, Network};
-use crate::net::{NodeId, Op};
 use crate::runner::Runner;
 
 /// Settings of an [`Explainer`]. Every field has a sensible default.
@@ -135,11 +134,12 @@ impl Builder {
         if let Some(labels) = self.labels {
             network.set_labels(labels)?;
         }
-        let layer = self.layer.as_deref().map(|name| layer(&network, name)).transpose()?;
+        let layer = self.layer.as_deref().map(|name| network.map_layer(name)).transpose()?;
         let chosen = named.into_iter().zip(settings).map(|(method, settings)| {
-            method.check(&network, &settings)?;
             let default = method.layer.default(&network)?;
-            Ok(Chosen { method, settings, layer: layer.filter(|_| method.layer != LayerUse::None).unwrap_or(default) })
+            let layer = layer.filter(|_| method.layer != LayerUse::None).unwrap_or(default);
+            method.check(&network, &settings, layer)?;
+            Ok(Chosen { method, settings, layer })
         });
         let methods = chosen.collect::<Result<_>>()?;
         let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -182,17 +182,6 @@ fn named(names: &[String]) -> Result<Vec<&'static Method>> {
         return problem(format!("expected each once, found `{}` twice", twice.1));
     }
     names.iter().map(|name| Method::named(name)).collect()
-}
-
-/// A layer whose output has rows and columns.
-fn layer(network: &Network, name: &str) -> Result<NodeId> {
-    let layer = network.graph.layer(name)?;
-    let node = network.graph.node(layer);
-    if matches!(node.op, Op::Linear { .. } | Op::Flatten) {
-        let problem = "expected a layer with rows and columns, found one of single values".into();
-        return Err(ErrorKind::Layer { name: node.name.clone(), problem }.into());
-    }
-    Ok(layer)
 }
 
 /// Most patches of one batch: what a GPU's grid of blocks counts along its third axis.

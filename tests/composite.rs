@@ -11,14 +11,14 @@ use ucag::net::{Graph, NodeId, Op};
 use ucag::{Device, Explainer};
 
 /// The map by these rules.
-fn map(graph: &Arc<Graph>, picture: &Picture, (method, set): (&str, Set<'_>)) -> Vec<f32> {
+fn map(graph: &Arc<Graph>, picture: &Picture, (method, set): Set<'_>) -> Vec<f32> {
     raw_maps_set(graph, picture, &[3], (method, set), graph.output(), true)
 }
 
 /// Written down rule by rule, a composite is that of the same name.
 #[test]
 fn known_composites_can_be_written_down() {
-    let cases: [(&str, Set<'_>, &str); 7] = [
+    let cases: [(&str, &[(&str, &str)], &str); 7] = [
         ("lrp-epsilon-plus", &[], ""),
         ("lrp-epsilon-plus", &[], "conv=z-plus,linear=epsilon:1e-6\nrelu=pass, maxpool=gradient,avgpool=norm,add=norm"),
         ("lrp-epsilon-plus-flat", &[], " first = flat # and nothing else, really\n\n"),

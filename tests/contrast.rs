@@ -120,7 +120,7 @@ fn excitation(oracle: &Oracle, method: &str, rules: Rules, k: usize, layer: Node
 #[test]
 fn excitation_agrees_with_the_oracle() {
     let plain = Rules::excitation(false);
-    let settings: [(Set<'_>, Rules); 3] = [
+    let settings: [(&[(&str, &str)], Rules); 3] = [
         (&[], plain),
         (&[("clamp_inputs", "true")], Rules { add: Rule::SharePositive(div0), ..plain }),
         (&[("bn_positive", "true")], Rules::excitation(true)),

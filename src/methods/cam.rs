@@ -1,13 +1,24 @@
 //! Class activation maps: activations `A` of one layer, weighted by what follows from the gradient `G` of the class's
 //! logit there, and summed over the channels (`methods.md` 6).
 
-use super::{Job, RawMap, gradient};
-use crate::backend::{Divisor, Instr, Unary, WeightRef};
+use super::{Job, Kind, RawMap, Setting, fused, gradient};
+use crate::backend::{Divisor, Instr, Scaling, Unary, WeightRef};
 use crate::engine::{Composite, Reg, Writer};
 use crate::net::{AvgPool, Graph, NodeId, Op, ParamId};
 
-/// Stabiliser of Grad-CAM++.
-const EPS_PLUS: f32 = 1e-6;
+/// Which third-order term Grad-CAM++ has.
+pub(super) const FORM: Setting = Setting {
+    key: "form",
+    kind: Kind::Choice(&["s", "t"]),
+    help: "third-order term: ΣA·G³ with the gradient of each pixel, or one Σ(A·G³) a channel",
+};
+
+/// Whether WGrad-CAM's weights are scaled.
+pub(super) const MIN_MAX: Setting =
+    Setting { key: "minmax", kind: Kind::Flag(false), help: "scale the channels' weights to 0..1" };
+
+/// Stabilisers of Grad-CAM++'s two forms.
+const EPS_PLUS: [f32; 2] = [1e-6, 1e-7];
 
 /// Stabiliser of XGrad-CAM.
 const EPS_X: f32 = 1e-7;
@@ -27,8 +38,11 @@ pub(super) fn hires_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     weighted_sum(w, job, weights)
 }
 
-/// LayerCAM of a single layer: `Σ_c ReLU(G) ⊙ A` (`methods.md` 6.5).
+/// LayerCAM: `Σ_c ReLU(G) ⊙ A` of one layer, or several layers fused (`methods.md` 6.5).
 pub(super) fn layer_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
+    if !fused::names(job.settings).is_empty() {
+        return fused::fused_layer_cam(w, job);
+    }
     let weights = match layer_gradient(w, job) {
         Weights::Channels(g) => Weights::Channels(w.unary(Unary::Positive, g)),
         Weights::Elements(g) => Weights::Elements(w.unary(Unary::Positive, g)),
@@ -64,30 +78,53 @@ pub(super) fn wgrad_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
             pixel_sum(w, job, product, mean)
         }
     };
+    let weights = if job.settings.flag(MIN_MAX.key) {
+        let (range, y) = (w.range(weights, (1, 1)), w.like(weights));
+        w.push(Instr::Scale { by: Scaling::MinMax, x: weights, range, y });
+        y
+    } else {
+        weights
+    };
     weighted_sum(w, job, Weights::Channels(weights))
 }
 
-/// Grad-CAM++, form S (`methods.md` 6.2): `a_c = Σ α ⊙ ReLU(G)`, `α = G² / stabilise(2·G² + ΣA·G³)`. Only pixels with
-/// G > 0 count, so with `P = ReLU(G)` this is `a_c = Σ P³ / stabilise(2·P² + ΣA·P³)`.
+/// Grad-CAM++ (`methods.md` 6.2): `a_c = Σ α ⊙ ReLU(G)`, `α = G² / stabilise(2·G² + B)`. Only pixels with G > 0 count,
+/// so with `P = ReLU(G)` this is `a_c = Σ P³ / stabilise(2·P² + B)`. Form S: `B = ΣA·P³` pixel by pixel. Form T:
+/// `B = Σ A·G³`, one number a channel; where all pixels have the same gradient, that is the same.
 pub(super) fn grad_cam_plus_plus(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
-    let (g, repeated) = match layer_gradient(w, job) {
+    let (form_t, channels) = (job.settings.choice(FORM.key) == "t", w.shape(job.layer).c);
+    let [eps_s, eps_t] = EPS_PLUS;
+    let gradient = layer_gradient(w, job);
+    let (g, repeated) = match gradient {
         Weights::Channels(g) => (g, pixels(w, job)),
         Weights::Elements(g) => (g, 1.0),
     };
     let a = w.value(job.layer);
-    let sums = pixel_sum(w, job, a, 1.0);
     let p = w.unary(Unary::Positive, g);
     let square = w.multiply(p, p);
     let cube = w.multiply(square, p);
     let (twice, third) = (w.like(square), w.like(cube));
     w.push(Instr::Add { a: square, b: square, relu: false, y: twice });
-    w.push(Instr::ChannelScale { x: cube, channels: w.shape(job.layer).c, weights: sums, y: third });
-    let terms = w.divide(cube, twice, Some(third), Divisor::Signed(EPS_PLUS));
+    let (x, weights) = match gradient {
+        Weights::Elements(g) if form_t => {
+            let product = w.multiply(a, g);
+            let square = w.multiply(g, g);
+            let product = w.multiply(product, square);
+            let ones = w.reg(w.shape(job.layer).len());
+            w.push(Instr::Fill { values: [1.0; 4], channels: 1, y: ones });
+            (ones, pixel_sum(w, job, product, 1.0))
+        }
+        _ => (cube, pixel_sum(w, job, a, 1.0)),
+    };
+    w.push(Instr::ChannelScale { x, channels, weights, y: third });
+    let by = Divisor::Signed(if form_t { eps_t } else { eps_s });
+    let terms = w.divide(cube, twice, Some(third), by);
     let weights = pixel_sum(w, job, terms, repeated);
     weighted_sum(w, job, Weights::Channels(weights))
 }
 
 /// What activations are weighted by.
+#[derive(Clone, Copy)]
 enum Weights {
     /// One number a channel.
     Channels(Reg),

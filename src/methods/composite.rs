@@ -8,7 +8,7 @@ use crate::models::{Network, Preprocess};
 use crate::net::{Graph, NodeId, Op};
 
 /// Sees whether the rules make sense for the network.
-pub(super) fn check(network: &Network, settings: &Settings) -> Result<()> {
+pub(super) fn check(network: &Network, settings: &Settings, _: NodeId) -> Result<()> {
     read(&network.graph, &network.preprocess, settings).map(|_| ())
 }
 

@@ -1,9 +1,16 @@
 //! Gradients of the class's logit at the input (`methods.md` 4).
 
-use super::{Job, RawMap};
-use crate::backend::{Instr, Seed};
-use crate::engine::{Composite, Reg, Writer, walk_down};
+use super::{INPUT, Job, Kind, RawMap, Setting};
+use crate::backend::{Instr, Seed, Unary};
+use crate::engine::{Arrived, Composite, Reg, Rules, Writer, walk_down};
 use crate::net::NodeId;
+
+/// How the channels of a gradient become one map: a signed sum of raw gradients is not what baselines report.
+pub(super) const REDUCE: Setting = Setting {
+    key: "reduce",
+    kind: Kind::Choice(&["max", "sum-abs", "sum"]),
+    help: "over the colours: the largest absolute value, the sum of absolute values, or the signed sum",
+};
 
 /// The ordinary gradient's saliency.
 pub(super) fn gradient(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
@@ -23,30 +30,71 @@ pub(super) fn deconv(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
 /// `X ⊙ D` of the ordinary gradient, summed over the colours.
 pub(super) fn input_times_gradient(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (input, d) = (w.value(INPUT), at(w, job, INPUT, &Composite::gradient()));
-    let x = w.multiply(input, d);
-    reduce(w, |channels, y| Instr::ChannelSum { x, channels, weights: None, y })
+    let product = w.multiply(input, d);
+    colour_sum(w, product)
 }
 
 /// What the one-hot seed at the class's logit becomes on the way down to a node.
-pub(super) fn at(w: &mut Writer<'_>, job: &Job<'_>, node: NodeId, composite: &Composite) -> Reg {
-    let seed = w.class_reg(w.graph.classes());
-    w.push(Instr::Seed { classes: job.classes, seed: Seed::One, x: None, y: seed });
-    match walk_down(w, (w.graph.output(), seed), node, composite).at(node) {
-        Some(d) => d,
+pub(super) fn at(w: &mut Writer<'_>, job: &Job<'_>, node: NodeId, rules: &impl Rules) -> Reg {
+    reached(&walk(w, job, 1.0, node, rules), node)
+}
+
+/// Gradient at the input when the network is run on `input`, of the input's size, times `scale`.
+pub(super) fn of_input(w: &mut Writer<'_>, job: &Job<'_>, input: Reg, scale: f32) -> Reg {
+    let size = (w.shape(INPUT).h, w.shape(INPUT).w);
+    let d = w.nested(input, size, |w| Ok(reached(&walk(w, job, scale, INPUT, &Composite::gradient()), INPUT)));
+    d.unwrap_or_else(|_| unreachable!("the network takes inputs of this size"))
+}
+
+/// Walks down to a node from `scale` at the class's logit.
+pub(super) fn walk(w: &mut Writer<'_>, job: &Job<'_>, scale: f32, stop: NodeId, rules: &impl Rules) -> Arrived {
+    let output = w.graph.output();
+    w.at(&w.graph.node(output).name);
+    let one = w.class_reg(w.graph.classes());
+    w.push(Instr::Seed { classes: job.classes, seed: Seed::One, x: None, y: one });
+    let seed = if scale == 1.0 { one } else { w.unary(Unary::Times(scale), one) };
+    walk_down(w, (output, seed), stop, rules)
+}
+
+/// What has arrived at the node that a walk went down to.
+pub(super) fn reached(arrived: &Arrived, stop: NodeId) -> Reg {
+    match arrived.at(stop) {
+        Some(r) => r,
         None => unreachable!("every layer of a chain of layers reaches the output"),
     }
 }
 
-const INPUT: NodeId = NodeId(0);
+/// The class's logit, as the `Totals` of an audit.
+pub(super) fn logit_total(w: &mut Writer<'_>, job: &Job<'_>) -> Reg {
+    let (logits, y) = (w.value(w.graph.output()), w.class_reg(w.graph.classes()));
+    w.push(Instr::Seed { classes: job.classes, seed: Seed::Value, x: Some(logits), y });
+    w.totals(y)
+}
 
-/// `max_c |D|`: a signed sum of raw gradients is not what baselines report.
 fn saliency(w: &mut Writer<'_>, job: &Job<'_>, composite: &Composite) -> RawMap {
-    let x = at(w, job, INPUT, composite);
-    reduce(w, |channels, y| Instr::ChannelMax { x, channels, y })
+    let d = at(w, job, INPUT, composite);
+    reduce(w, job, d)
+}
+
+/// The map of a gradient at the input, as the setting [`REDUCE`] says.
+pub(super) fn reduce(w: &mut Writer<'_>, job: &Job<'_>, d: Reg) -> RawMap {
+    match job.settings.choice(REDUCE.key) {
+        "max" => map_of_input(w, |channels, y| Instr::ChannelMax { x: d, channels, y }),
+        "sum-abs" => {
+            let d = w.unary(Unary::Absolute, d);
+            colour_sum(w, d)
+        }
+        _ => colour_sum(w, d),
+    }
+}
+
+/// The sum over the colours.
+pub(super) fn colour_sum(w: &mut Writer<'_>, x: Reg) -> RawMap {
+    map_of_input(w, |channels, y| Instr::ChannelSum { x, channels, weights: None, y })
 }
 
 /// A map of the input by a reduction over its channels.
-fn reduce(w: &mut Writer<'_>, instr: impl FnOnce(usize, Reg) -> Instr<Reg>) -> RawMap {
+fn map_of_input(w: &mut Writer<'_>, instr: impl FnOnce(usize, Reg) -> Instr<Reg>) -> RawMap {
     let shape = w.shape(INPUT);
     let map = w.class_reg(shape.h * shape.w);
     w.push(instr(shape.c, map));

@@ -1,12 +1,17 @@
 //! Explanation methods: each is one function that writes what it does with a network's values, and one row of
 //! [`METHODS`].
 
+mod averaged;
 mod cam;
+mod cameras;
 mod composite;
 mod contrast;
 mod excitation;
+mod full_grad;
+mod fused;
 mod gradient;
 mod lrp;
+mod norm_grad;
 mod registry;
 mod settings;
 
@@ -106,6 +111,9 @@ impl std::fmt::Display for LayerUse {
     }
 }
 
+/// The network's input.
+const INPUT: NodeId = NodeId(0);
+
 /// One explanation method.
 #[derive(Debug, Clone, Copy)]
 pub struct Method {
@@ -127,8 +135,8 @@ pub struct Method {
     pub networks: &'static str,
     /// What can be set about it.
     pub settings: &'static [Setting],
-    /// Whether its texts make sense for a network; asked once, before anything runs.
-    check: fn(&Network, &Settings) -> Result<()>,
+    /// Whether its settings make sense for a network and a layer; asked once, before anything runs.
+    check: fn(&Network, &Settings, NodeId) -> Result<()>,
     write: fn(&mut Writer<'_>, &Job<'_>) -> RawMap,
 }
 
@@ -196,8 +204,8 @@ impl Method {
     }
 
     /// Sees whether the method can be run with these settings.
-    pub(crate) fn check(&self, network: &Network, settings: &Settings) -> Result<()> {
-        (self.check)(network, settings)
+    pub(crate) fn check(&self, network: &Network, settings: &Settings, layer: NodeId) -> Result<()> {
+        (self.check)(network, settings, layer)
     }
 
     /// Writes the method.

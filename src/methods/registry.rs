@@ -1,6 +1,9 @@
 //! All methods, one row each.
 
-use super::{Family, LayerUse, Level, Method, Sign, cam, composite, contrast, excitation, gradient, lrp};
+use super::{
+    Family, LayerUse, Level, Method, Sign, averaged, cam, cameras, composite, contrast, excitation, full_grad, fused,
+    gradient, lrp, norm_grad,
+};
 
 /// What class activation maps have in common.
 const CAM: Method = Method {
@@ -13,7 +16,7 @@ const CAM: Method = Method {
     layer: LayerUse::Last,
     networks: "all",
     settings: &[],
-    check: |_, _| Ok(()),
+    check: |_, _, _| Ok(()),
     write: cam::grad_cam,
 };
 
@@ -26,6 +29,7 @@ const GRADIENT: Method = Method {
     passes: "forward, backward to the input",
     source: "Simonyan et al., ICLR workshop 2014",
     layer: LayerUse::None,
+    settings: &[gradient::REDUCE],
     write: gradient::gradient,
     ..CAM
 };
@@ -73,6 +77,7 @@ pub const METHODS: &[Method] = &[
         name: "grad-cam++",
         sign: Sign::AsLayer,
         source: "Chattopadhay et al., WACV 2018",
+        settings: &[cam::FORM],
         write: cam::grad_cam_plus_plus,
         ..CAM
     },
@@ -82,13 +87,35 @@ pub const METHODS: &[Method] = &[
         name: "layer-cam",
         sign: Sign::AsLayer,
         source: "Jiang et al., IEEE TIP 2021",
+        settings: &[fused::LAYERS],
+        check: fused::check,
         write: cam::layer_cam,
         ..CAM
     },
     Method {
         name: "wgrad-cam",
         source: "Zhang et al., AAAI 2021, as ucag reads its abstract",
+        settings: &[cam::MIN_MAX],
         write: cam::wgrad_cam,
+        ..CAM
+    },
+    Method {
+        name: "norm-grad",
+        sign: Sign::NotNegative,
+        passes: "forward, backward to the layer",
+        source: "Rebuffi et al., CVPR 2020",
+        settings: &[norm_grad::FORM],
+        check: norm_grad::check,
+        write: norm_grad::norm_grad,
+        ..CAM
+    },
+    Method {
+        name: "cameras",
+        sign: Sign::NotNegative,
+        passes: "forward, backward to the layer, at each resolution",
+        source: "Jalwana et al., CVPR 2021",
+        settings: &[cameras::RESOLUTIONS],
+        write: cameras::cameras,
         ..CAM
     },
     GRADIENT,
@@ -98,7 +125,33 @@ pub const METHODS: &[Method] = &[
         name: "input-x-gradient",
         sign: Sign::Signed,
         source: "Shrikumar et al., arXiv 1605.01713, 2016",
+        settings: &[],
         write: gradient::input_times_gradient,
+        ..GRADIENT
+    },
+    Method {
+        name: "smoothgrad",
+        passes: "forward, backward to the input, for each draw",
+        source: "Smilkov et al., arXiv 1706.03825, 2017",
+        settings: averaged::DRAWS,
+        write: averaged::smooth_grad,
+        ..GRADIENT
+    },
+    Method {
+        name: "integrated-gradients",
+        sign: Sign::Signed,
+        passes: "forward, backward to the input, for each step",
+        source: "Sundararajan et al., ICML 2017",
+        settings: averaged::STEPS,
+        write: averaged::integrated_gradients,
+        ..GRADIENT
+    },
+    Method {
+        name: "full-grad",
+        passes: "forward, backward to the input",
+        source: "Srinivas and Fleuret, NeurIPS 2019",
+        settings: &[],
+        write: full_grad::full_grad,
         ..GRADIENT
     },
     Method {

@@ -7,7 +7,7 @@ mod vgg;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::{Builder, Graph, Metadata, NodeId, TensorList, Tensors};
+use crate::net::{Builder, Graph, Metadata, NodeId, Op, TensorList, Tensors};
 
 /// One known network.
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +168,20 @@ impl Network {
         let layer = graph.layer(metadata.get("ucag.layer").map_or(model.default_layer, String::as_str))?;
         let labels = labels(tensors, graph.classes())?;
         Ok(Self { model, labels, preprocess: preprocess(tensors)?, layer, graph })
+    }
+
+    /// The layer of a name, whose output has rows and columns.
+    ///
+    /// # Errors
+    /// As [`Graph::layer`], and for a layer of single values.
+    pub fn map_layer(&self, name: &str) -> Result<NodeId> {
+        let layer = self.graph.layer(name)?;
+        let node = self.graph.node(layer);
+        if matches!(node.op, Op::Linear { .. } | Op::Flatten) {
+            let problem = "expected a layer with rows and columns, found one of single values".into();
+            return Err(ErrorKind::Layer { name: node.name.clone(), problem }.into());
+        }
+        Ok(layer)
     }
 
     /// Replaces the class names.

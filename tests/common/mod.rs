@@ -26,6 +26,8 @@ pub mod tolerance {
     pub const RELEVANCE: f64 = 1e-11;
     /// Relevance where large shares of opposite sign meet.
     pub const CANCELLING: f64 = 1e-9;
+    /// Weights whose denominators are sums of both signs, which may come near zero.
+    pub const NEAR_ZERO: f64 = 1e-7;
     /// Relevance that should be conserved, relative to what there was.
     pub const CONSERVED: f64 = 1e-4;
     /// Maps that reach the same numbers on two ways, relative to the largest of them.

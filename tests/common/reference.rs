@@ -234,8 +234,24 @@ pub fn biased(x: &[f64], bias: &[f64]) -> Vec<f64> {
 
 /// Bilinear, half-pixel: pixel `at` of a map of `from` rows and columns resized to `to` (`methods.md` 1.4).
 pub fn bilinear(map: &[f64], from: (usize, usize), to: (usize, usize), at: (usize, usize)) -> f64 {
+    between(map, from, to, at, |d, from, to| ((d + 0.5) * from / to - 0.5).max(0.0))
+}
+
+/// Bilinear, corners on corners.
+pub fn aligned(map: &[f64], from: (usize, usize), to: (usize, usize), at: (usize, usize)) -> f64 {
+    between(map, from, to, at, |d, from, to| if to == 1.0 { 0.0 } else { d * (from - 1.0) / (to - 1.0) })
+}
+
+/// Linear between neighbours on both axes, `position(d, from, to)` being where result `d` lies.
+fn between(
+    map: &[f64],
+    from: (usize, usize),
+    to: (usize, usize),
+    at: (usize, usize),
+    position: impl Fn(f64, f64, f64) -> f64,
+) -> f64 {
     let axis = |d: usize, from: usize, to: usize| {
-        let s = ((d as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
+        let s = position(d as f64, from as f64, to as f64);
         let lo = (s.floor() as usize).min(from - 1);
         (lo, (lo + 1).min(from - 1), s - lo as f64)
     };

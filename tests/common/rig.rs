@@ -205,26 +205,60 @@ pub fn raw_maps(
     raw_maps_set(graph, picture, classes, (method, &[]), layer, closed_forms)
 }
 
-/// What is set about a method, key and value.
-pub type Set<'a> = &'a [(&'a str, &'a str)];
+/// A method's name, keys and values.
+pub type Set<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
-/// The same with something set about the method.
+fn with_settings((method, set): Set<'_>) -> (&'static Method, Settings) {
+    let method = Method::named(method).expect("a method");
+    let pairs: Vec<_> = set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    (method, Settings::parse(method, &pairs).expect("settings"))
+}
+
+/// The raw maps of a method that something is set about.
 pub fn raw_maps_set(
     graph: &Arc<Graph>,
     picture: &Picture,
     classes: &[usize],
-    (method, set): (&str, Set<'_>),
+    method: Set<'_>,
     layer: NodeId,
     closed_forms: bool,
 ) -> Vec<f32> {
-    let method = Method::named(method).expect("a method");
-    let pairs: Vec<(String, String)> = set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let settings = &Settings::parse(method, &pairs).expect("sensible settings");
+    let (method, settings) = &with_settings(method);
     program(graph, picture, classes, |w, classes| {
         let job = Job { classes, layer, closed_forms, preprocess: Preprocess::default(), settings };
         let RawMap { map, size } = method.write(w, &job);
         (map, size.0 * size.1)
     })
+}
+
+/// Bytes of working memory that a method needs for one sample of `size` and one class.
+pub fn working_memory(graph: &Arc<Graph>, size: (usize, usize), method: Set<'_>, layer: NodeId) -> usize {
+    let (method, settings) = &with_settings(method);
+    let storage = Cpu::new(graph.clone(), 1).expect("threads").storage();
+    let mut writer = Writer::new(graph, size, 1, storage).expect("a picture that is large enough");
+    let class = Slot { offset: 0, len: 1, lanes: 1, dtype: Dtype::U32, scope: Scope::Shared };
+    let classes = writer.fixed(class);
+    let job = Job { classes, layer, closed_forms: true, preprocess: Preprocess::default(), settings };
+    method.write(&mut writer, &job);
+    writer.forward();
+    writer.unfold(size);
+    writer.lay_out(ALIGN, 1).1 - ALIGN
+}
+
+/// What a method's one audit expects, and what it finds, class after class.
+pub fn completeness(graph: &Arc<Graph>, picture: &Picture, classes: &[usize], method: Set<'_>) -> [Vec<f64>; 2] {
+    let (method, settings) = &with_settings(method);
+    let sums = programs(graph, picture, classes, |w, classes| {
+        w.audit_all();
+        let job =
+            Job { classes, layer: graph.output(), closed_forms: true, preprocess: Preprocess::default(), settings };
+        method.write(w, &job);
+        let audits = w.take_audits();
+        assert_eq!(audits.len(), 1, "{}: audits", method.name);
+        let mut sum = |terms: &[Reg]| (terms[1..].iter().fold(terms[0], |sum, term| w.sum(sum, *term)), 2);
+        vec![sum(&audits[0].expected), sum(&audits[0].found)]
+    });
+    [0, 1].map(|i| sums[i].iter().step_by(2).map(|sum| f64::from(*sum)).collect())
 }
 
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
