@@ -1,13 +1,16 @@
 //! Explanation methods: each is one function that writes what it does with a network's values, and one row of
 //! [`METHODS`].
 
+mod agf;
 mod cam;
 mod composite;
 mod contrast;
 mod excitation;
 mod gradient;
 mod lrp;
+mod rap;
 mod registry;
+mod rsp;
 mod settings;
 
 pub use registry::METHODS;
