@@ -25,11 +25,16 @@ const EPS_X: f32 = 1e-7;
 
 /// Grad-CAM: `a_c = mean G` (`methods.md` 6.1).
 pub(super) fn grad_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
-    let weights = match layer_gradient(w, job) {
+    let weights = mean_gradient(w, job);
+    weighted_sum(w, job, Weights::Channels(weights))
+}
+
+/// `mean G` of each channel.
+pub(super) fn mean_gradient(w: &mut Writer<'_>, job: &Job<'_>) -> Reg {
+    match layer_gradient(w, job) {
         Weights::Channels(g) => g,
         Weights::Elements(g) => pixel_sum(w, job, g, 1.0 / pixels(w, job)),
-    };
-    weighted_sum(w, job, Weights::Channels(weights))
+    }
 }
 
 /// HiResCAM: `Σ_c G ⊙ A`, Grad-CAM without the mean (`methods.md` 2).

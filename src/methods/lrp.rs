@@ -2,7 +2,7 @@
 
 use super::{Job, Kind, RawMap, Setting, Settings};
 use crate::backend::{Instr, Seed};
-use crate::engine::{Bounds, Composite, Reg, Rule, Writer, walk_down};
+use crate::engine::{Bounds, Composite, Reg, Rule, Rules, Writer, walk_down};
 use crate::models::Preprocess;
 use crate::net::NodeId;
 
@@ -94,17 +94,25 @@ pub(super) fn seed(w: &mut Writer<'_>, job: &Job<'_>, seed: Seed, x: Option<Reg>
 }
 
 /// What `r` at the logits becomes at the input, summed over the colours.
-pub(super) fn at_input(w: &mut Writer<'_>, r: Reg, composite: &Composite) -> Reg {
-    let (input, output) = (NodeId(0), w.graph.output());
-    let shape = w.shape(input);
-    match walk_down(w, (output, r), input, composite).at(input) {
-        Some(x) => {
-            let map = w.class_reg(shape.h * shape.w);
-            w.push(Instr::ChannelSum { x, channels: shape.c, weights: None, y: map });
-            map
-        }
-        None => unreachable!("the output depends on the input"),
+pub(super) fn at_input(w: &mut Writer<'_>, r: Reg, rules: &impl Rules) -> Reg {
+    let x = down_to_input(w, (w.graph.output(), r), rules);
+    colour_sum(w, x)
+}
+
+/// What a quantity at a node's output becomes at the input.
+pub(super) fn down_to_input(w: &mut Writer<'_>, from: (NodeId, Reg), rules: &impl Rules) -> Reg {
+    match walk_down(w, from, NodeId(0), rules).at(NodeId(0)) {
+        Some(r) => r,
+        None => unreachable!("every node depends on the input"),
     }
+}
+
+/// The sum over the input's colours.
+pub(super) fn colour_sum(w: &mut Writer<'_>, x: Reg) -> Reg {
+    let shape = w.shape(NodeId(0));
+    let map = w.class_reg(shape.h * shape.w);
+    w.push(Instr::ChannelSum { x, channels: shape.c, weights: None, y: map });
+    map
 }
 
 /// A map of the input.

@@ -1,6 +1,7 @@
 //! Explanation methods: each is one function that writes what it does with a network's values, and one row of
 //! [`METHODS`].
 
+mod agf;
 mod averaged;
 mod cam;
 mod cameras;
@@ -12,7 +13,9 @@ mod fused;
 mod gradient;
 mod lrp;
 mod norm_grad;
+mod rap;
 mod registry;
+mod rsp;
 mod settings;
 
 pub use registry::METHODS;

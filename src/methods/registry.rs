@@ -1,8 +1,8 @@
 //! All methods, one row each.
 
 use super::{
-    Family, LayerUse, Level, Method, Sign, averaged, cam, cameras, composite, contrast, excitation, full_grad, fused,
-    gradient, lrp, norm_grad,
+    Family, LayerUse, Level, Method, Sign, agf, averaged, cam, cameras, composite, contrast, excitation, full_grad, fused,
+    gradient, lrp, norm_grad, rap, rsp,
 };
 
 /// What class activation maps have in common.
@@ -206,5 +206,28 @@ pub const METHODS: &[Method] = &[
         passes: "forward, excitation to the layer, from the class twice",
         write: excitation::cmwp,
         ..EXCITATION
+    },
+    Method {
+        name: "rap",
+        source: "Nam et al., AAAI 2020; Gur et al., AAAI 2021",
+        settings: rap::SETTINGS,
+        write: rap::rap,
+        ..SET_A
+    },
+    Method {
+        name: "rsp",
+        passes: "forward, backward to the layer, relevance from there to the input (correlations: three passes)",
+        source: "Nam et al., AAAI 2021",
+        layer: LayerUse::Last,
+        write: rsp::rsp,
+        ..SET_A
+    },
+    Method {
+        name: "agf",
+        passes: "forward, backward, class map to the input (about four passes)",
+        source: "Gur et al., AAAI 2021",
+        settings: agf::SETTINGS,
+        write: agf::agf,
+        ..SET_A
     },
 ];

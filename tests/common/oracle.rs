@@ -1,6 +1,9 @@
 //! The oracle for whole networks in `f64`: all activations and the gradient; relevance is in `relevance.rs`. Knows the
 //! graph's nodes and weights; shares no code with the engine.
 
+mod agf;
+mod bipolar;
+
 use super::reference::{self as layer, Average, Size, Window};
 use super::to_f64;
 use ucag::net::{AvgPool, Graph, NodeId, Op, Shape};

@@ -1,0 +1,242 @@
+//! Attribution guided factorization (`methods.md` 14): a class map Φ and the gradient of a softened head walk down
+//! together. The map goes by the sizes of products, and takes up what gradient and activations say about its sign.
+
+use super::lrp::{colour_sum, down_to_input, input_map};
+use super::{Job, Kind, RawMap, Setting};
+use crate::backend::{Divisor, Instr, Scaling, Sign, Unary, Variant, WeightRef, WeightSign};
+use crate::engine::{
+    Arrived, Bounds, Composite, Layer, Part, Reg, Rule, Rules, SHIFT, Walk, Writer, is_pointwise, transposed, walk_down,
+};
+use crate::net::{NodeId, Op, Shape};
+
+const BY: Divisor = Divisor::Shifted(SHIFT);
+
+/// Slope of the sigmoid before factorisation.
+const SLOPE: f32 = 10.0;
+
+/// What can be set about AGF.
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting { key: "raw", kind: Kind::Flag(false), help: "leaves out the division by the largest value" },
+    Setting {
+        key: "drop",
+        kind: Kind::Choice(&["none", "a", "fx", "fdx", "m", "regulariser"]),
+        help: "a term to leave out",
+    },
+];
+
+/// AGF, by default scaled by its largest value.
+pub(super) fn agf(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
+    let (input, output) = (NodeId(0), w.graph.output());
+    let features = w.graph.node(output).inputs[0];
+    let Some(first) = w.graph.readers(input).first().copied() else { unreachable!("something reads the input") };
+    let (logits, seed) = (w.value(output), w.class_reg(w.graph.classes()));
+    w.push(Instr::HeadGradient { logits, classes: job.classes, y: seed });
+    let gradient = walk_down(w, (output, seed), first, &Composite::gradient());
+    let rules = Agf { composite: composite(), gradient, dropped: job.settings.choice("drop") };
+    let (x, g) = (w.value(features), rules.gradient_at(features));
+    let start = w.multiply(x, g);
+    let mut phi = down_to_input(w, (features, start), &rules);
+    if !job.settings.flag("raw") {
+        let (range, y) = (w.range(phi, w.channels(input)), w.like(phi));
+        w.push(Instr::Scale { by: Scaling::Largest(Divisor::NonZero), x: phi, range, y });
+        phi = y;
+    }
+    let map = colour_sum(w, phi);
+    input_map(w, map)
+}
+
+/// What is the same everywhere: layers by the sizes of products, sums and pools in proportion.
+fn composite() -> Composite {
+    let proportional = Rule::Share(BY);
+    Composite {
+        first: Some(Rule::Box(Bounds::Sample(BY))),
+        conv: Rule::Magnitude,
+        linear: Rule::Magnitude,
+        max_pool: proportional,
+        avg_pool: proportional,
+        add: proportional,
+        ..Composite::gradient()
+    }
+}
+
+/// The class map's rules.
+struct Agf {
+    composite: Composite,
+    /// The gradient at every node.
+    gradient: Arrived,
+    /// The term that is left out.
+    dropped: &'static str,
+}
+
+impl Rules for Agf {
+    fn node(&self, walk: &mut Walk<'_, '_>, id: NodeId, r: Reg) {
+        let graph = walk.w.graph;
+        let flattened = matches!(graph.node(graph.node(id).inputs[0]).op, Op::Flatten);
+        match (walk.layer(id), self.composite.rule(graph, id)) {
+            (Some(layer @ Layer::Conv(g, _)), Rule::Magnitude) if !is_pointwise(&g.window) => {
+                self.conv(walk, id, layer, r);
+            }
+            (Some(layer), Rule::Magnitude) if flattened => self.after_flatten(walk, id, layer, r),
+            _ => walk.apply(id, r, &self.composite),
+        }
+    }
+}
+
+impl Agf {
+    fn keeps(&self, term: &str) -> bool {
+        self.dropped != term
+    }
+
+    fn gradient_at(&self, id: NodeId) -> Reg {
+        match self.gradient.at(id) {
+            Some(g) => g,
+            None => unreachable!("every layer above the first has a gradient"),
+        }
+    }
+
+    /// A convolution that reads more than single pixels: `((Fx + M)/(1 + exp(−C)) + Fdx + A) ⊙ [C ≠ 0]` joins C.
+    fn conv(&self, walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, phi: Reg) {
+        let input = walk.w.graph.node(id).inputs[0];
+        let (shape, dy) = (walk.w.shape(input), self.gradient_at(id));
+        let c = by_size(walk, id, layer, Part::Magnitude, phi);
+        // Only the sign of the mean over channels matters.
+        let sign = channel_sum(walk.w, shape, c);
+        let (mut plain, mut damped) = (None, None);
+        if self.keeps("a") {
+            plain = Some(by_size(walk, id, layer, Part::One, phi));
+        }
+        if self.keeps("fdx") {
+            let masked = mask(walk.w, phi, dy);
+            let g = back(walk, input, layer, masked, None);
+            let fit = factor(walk.w, shape, g, sign);
+            let fit = spread(walk.w, shape, fit);
+            plain = Some(joined(walk.w, plain, fit));
+        }
+        if self.keeps("fx") {
+            let x = walk.w.value(input);
+            damped = Some(factor(walk.w, shape, x, sign));
+        }
+        if self.keeps("m") {
+            let x = walk.w.value(input);
+            let weighted = back(walk, input, layer, dy, Some(x));
+            let m = positive_mean(walk.w, shape, weighted);
+            let m = over_largest(walk.w, flat(shape), m);
+            damped = Some(joined(walk.w, damped, m));
+        }
+        if let Some(map) = damped {
+            let mut x = spread(walk.w, shape, map);
+            if self.keeps("regulariser") {
+                let y = walk.w.like(x);
+                walk.w.push(Instr::Damp { x, c, y });
+                x = y;
+            }
+            plain = Some(joined(walk.w, plain, x));
+        }
+        let Some(rest) = plain else { unreachable!("at most one term is left out") };
+        let rest = mask(walk.w, c, rest);
+        join(walk, input, c, rest);
+    }
+
+    /// The first linear layer over several pixels: what M says about these joins C.
+    fn after_flatten(&self, walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, phi: Reg) {
+        if !self.keeps("m") {
+            return walk.apply(id, phi, &self.composite);
+        }
+        let flat = walk.w.graph.node(id).inputs[0];
+        let shape = walk.w.shape(walk.w.graph.node(flat).inputs[0]);
+        let c = by_size(walk, id, layer, Part::Magnitude, phi);
+        let x = walk.w.value(flat);
+        let weighted = back(walk, flat, layer, self.gradient_at(id), Some(x));
+        let w = &mut *walk.w;
+        let [pixels, m] = [(); 2].map(|()| w.class_reg(shape.len()));
+        w.push(Instr::FlattenBack { x: shape, dy: weighted, add: None, dx: pixels });
+        let mean = positive_mean(w, shape, pixels);
+        let wide = spread(w, shape, mean);
+        w.push(Instr::Flatten { x: shape, from: wide, y: m });
+        let m = mask(w, c, m);
+        let m = over_largest(w, shape, m);
+        join(walk, flat, c, m);
+    }
+}
+
+/// `p ⊙ |w|ᵀ*(Φ / |w|*p)` for a part p of the layer's input: the sizes of its values, or ones.
+fn by_size(walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, part: Part, phi: Reg) -> Reg {
+    let input = walk.w.graph.node(id).inputs[0];
+    let Some(p) = walk.part(input, part) else { unreachable!("only a negative part may be known to be zero") };
+    let w = WeightRef { param: layer.param(), sign: WeightSign::Trained, variant: Variant::Absolute };
+    let z = walk.product(id, layer, w, None, p, None);
+    let s = walk.w.divide(phi, z, None, BY);
+    let y = walk.w.class_reg(walk.w.shape(input).len());
+    walk.w.push(transposed(layer, w, s, (part != Part::One).then_some(p), None, y));
+    y
+}
+
+/// `mul ⊙ wᵀ*dy`
+fn back(walk: &mut Walk<'_, '_>, input: NodeId, layer: Layer, dy: Reg, mul: Option<Reg>) -> Reg {
+    let dx = walk.w.class_reg(walk.w.shape(input).len());
+    walk.w.push(transposed(layer, WeightRef::plain(layer.param()), dy, mul, None, dx));
+    dx
+}
+
+/// Sends `C + R`, shifted where C is not zero, so that its total is C's.
+fn join(walk: &mut Walk<'_, '_>, input: NodeId, c: Reg, r: Reg) {
+    let (count, from) = (walk.w.totals(c), walk.w.totals(r));
+    let (x, y) = (walk.w.sum(c, r), walk.w.like(c));
+    walk.w.push(Instr::Shift { x, mask: c, count, from, to: None, y });
+    walk.pass(input, y);
+}
+
+/// What `x`, scaled to be either small or large, says for the pixels where `sign` is positive and against the others.
+fn factor(w: &mut Writer<'_>, shape: Shape, x: Reg, sign: Reg) -> Reg {
+    let scaled = over_largest(w, shape, x);
+    let (x, y) = (w.unary(Unary::Sigmoid(SLOPE), scaled), w.like(sign));
+    w.push(Instr::Factor { x, channels: shape.c, phi: sign, y });
+    w.unary(Unary::Positive, y)
+}
+
+/// `x / max x`
+fn over_largest(w: &mut Writer<'_>, shape: Shape, x: Reg) -> Reg {
+    let (range, y) = (w.range(x, (shape.c, shape.c)), w.with_lanes_of(x, shape.len()));
+    w.push(Instr::Scale { by: Scaling::Largest(BY), x, range, y });
+    y
+}
+
+/// Sum over the channels of each pixel.
+fn channel_sum(w: &mut Writer<'_>, shape: Shape, x: Reg) -> Reg {
+    let y = w.with_lanes_of(x, shape.h * shape.w);
+    w.push(Instr::ChannelSum { x, channels: shape.c, weights: None, y });
+    y
+}
+
+/// Mean over the channels of each pixel where it is positive.
+fn positive_mean(w: &mut Writer<'_>, shape: Shape, x: Reg) -> Reg {
+    let sum = channel_sum(w, shape, x);
+    let mean = w.unary(Unary::Times(1.0 / shape.c as f32), sum);
+    w.unary(Unary::Positive, mean)
+}
+
+/// The same for all channels of a pixel.
+fn spread(w: &mut Writer<'_>, shape: Shape, x: Reg) -> Reg {
+    let y = w.with_lanes_of(x, shape.len());
+    w.push(Instr::Spread { x, channels: shape.c, y });
+    y
+}
+
+/// The shape of one number a pixel.
+fn flat(shape: Shape) -> Shape {
+    Shape { c: 1, ..shape }
+}
+
+/// `r·[x ≠ 0]`
+fn mask(w: &mut Writer<'_>, x: Reg, r: Reg) -> Reg {
+    let y = w.like(r);
+    w.push(Instr::Mask { keep: Sign::NonZero, x, r, add: None, y });
+    y
+}
+
+fn joined(w: &mut Writer<'_>, a: Option<Reg>, b: Reg) -> Reg {
+    match a {
+        Some(a) => w.sum(a, b),
+        None => b,
+    }
+}
