@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::oracle::Oracle;
 use common::reference::{div0, softmax};
 use common::relevance::{Rule, Rules};
-use common::rig::{Picture, Set, raw_maps, raw_maps_set};
+use common::rig::{Picture, raw_maps, raw_maps_set};
 use common::tolerance;
 use ucag::methods::{LayerUse, Method};
 use ucag::net::{Graph, NodeId};

@@ -88,15 +88,6 @@ impl Oracle<'_> {
         (&node.op, input, &self.values[input.0], self.size(input))
     }
 
-    /// Weights as they were trained: before batch norm, whose scale may be negative, was folded in.
-    fn trained(&self, op: &Op) -> Vec<f64> {
-        let (Op::Conv { param, .. } | Op::Linear { param }) = op else { unreachable!("an operation without weights") };
-        let (param, weight) = (self.graph.param(*param), self.parameters(op).0);
-        let own = weight.len() / param.outputs;
-        let negative = |o: usize| param.norm.as_ref().is_some_and(|norm| norm.scale[o] < 0.0);
-        weight.iter().enumerate().map(|(i, w)| if negative(i / own) { -w } else { *w }).collect()
-    }
-
     pub(super) fn hidden(&self, id: NodeId) -> bool {
         matches!(self.graph.node(id).op, Op::Conv { .. } | Op::Linear { .. }) && self.at(id).1 != NodeId(0)
     }
