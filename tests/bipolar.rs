@@ -5,9 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::oracle::Oracle;
-use common::rig::{Picture, program};
+use common::rig::{Picture, program, raw_maps_set};
 use common::{Random, tolerance};
-use ucag::methods::{Job, Method, RawMap, Settings};
 use ucag::models::Network;
 use ucag::net::{AvgPool, Builder, Graph, NodeId, Tensors, Window};
 
@@ -19,14 +18,7 @@ const CLASSES: [usize; 3] = [6, 0, 6];
 
 /// A method's maps with some settings, class after class.
 fn maps(graph: &Arc<Graph>, picture: &Picture, layer: NodeId, method: &str, set: &[(&str, &str)]) -> Vec<f32> {
-    let method = Method::named(method).expect("a method");
-    let pairs: Vec<_> = set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let settings = Settings::parse(method, &pairs).expect("settings that the method knows");
-    program(graph, picture, &CLASSES, |w, classes| {
-        let job = Job { classes, layer, closed_forms: false, settings: &settings };
-        let RawMap { map, size } = method.write(w, &job);
-        (map, size.0 * size.1)
-    })
+    raw_maps_set(graph, picture, &CLASSES, (method, set), layer, false)
 }
 
 /// The colours' sum.

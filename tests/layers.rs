@@ -135,8 +135,11 @@ fn elementwise(name: &str, operands: Vec<Operand>, adds: &[Add], write: Write<'_
     }
 }
 
+/// A function's definition.
+type Definition = fn(f64) -> f64;
+
 /// Functions of one number with their definitions.
-fn unary() -> [(Unary, fn(f64) -> f64); 7] {
+fn unary() -> [(Unary, Definition); 7] {
     [
         (Unary::Positive, |v| v.max(0.0)),
         (Unary::Negative, |v| v.min(0.0)),

@@ -1,8 +1,8 @@
 //! All methods, one row each.
 
 use super::{
-    Family, LayerUse, Level, Method, Sign, agf, averaged, cam, cameras, composite, contrast, excitation, full_grad, fused,
-    gradient, lrp, norm_grad, rap, rsp,
+    Family, LayerUse, Level, Method, Sign, agf, averaged, cam, cameras, composite, contrast, excitation, full_grad,
+    fused, gradient, lrp, norm_grad, rap, rsp,
 };
 
 /// What class activation maps have in common.
