@@ -5,9 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::oracle::Oracle;
-use common::rig::{Picture, program};
+use common::rig::{Picture, program, raw_maps, raw_maps_set};
 use common::{Random, tolerance};
-use ucag::methods::{Job, Method, RawMap, Settings};
 use ucag::models::Network;
 use ucag::net::{AvgPool, Builder, Graph, NodeId, Tensors, Window};
 
@@ -16,18 +15,6 @@ const CASES: [(&str, (usize, usize)); 4] =
     [("resnet18", (48, 40)), ("resnet50", (45, 39)), ("vgg11", (48, 72)), ("vgg11_bn", (71, 33))];
 
 const CLASSES: [usize; 3] = [6, 0, 6];
-
-/// A method's maps with some settings, class after class.
-fn maps(graph: &Arc<Graph>, picture: &Picture, layer: NodeId, method: &str, set: &[(&str, &str)]) -> Vec<f32> {
-    let method = Method::named(method).expect("a method");
-    let pairs: Vec<_> = set.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let settings = Settings::parse(method, &pairs).expect("settings that the method knows");
-    program(graph, picture, &CLASSES, |w, classes| {
-        let job = Job { classes, layer, closed_forms: false, settings: &settings };
-        let RawMap { map, size } = method.write(w, &job);
-        (map, size.0 * size.1)
-    })
-}
 
 /// The colours' sum.
 fn summed(relevance: &[f64]) -> Vec<f64> {
@@ -78,7 +65,7 @@ impl Setting {
     }
 
     fn maps(&self, method: &str, set: &[(&str, &str)]) -> Vec<f32> {
-        maps(&self.graph, &self.picture, self.layer, method, set)
+        raw_maps_set(&self.graph, &self.picture, &CLASSES, (method, set), self.layer, false)
     }
 
     fn check_rap(&self) {
@@ -92,7 +79,7 @@ impl Setting {
 
     fn check_rsp(&self, layer: NodeId) {
         let oracle = self.oracle();
-        let found = maps(&self.graph, &self.picture, layer, "rsp", &[]);
+        let found = raw_maps(&self.graph, &self.picture, &CLASSES, "rsp", layer, false);
         let what = format!("RSP on {} from {}", self.name, self.graph.node(layer).name);
         check(&what, &found, |c| summed(&oracle.rsp(layer, c)[0]));
     }

@@ -238,7 +238,7 @@ impl Oracle<'_> {
     }
 
     /// A layer's weight before batch norm was folded in.
-    fn trained(&self, op: &Op) -> Vec<f64> {
+    pub(super) fn trained(&self, op: &Op) -> Vec<f64> {
         let folded = self.parameters(op).0;
         let (Op::Conv { param, .. } | Op::Linear { param }) = op else { unreachable!("an operation without weights") };
         let param = self.graph.param(*param);

@@ -78,9 +78,9 @@ pub(super) fn gradient(logits: View<'_>, classes: View<'_>, out: Target<'_>) {
         let sum: f64 = (0..y.len()).map(|j| (u(j) - top).exp()).sum();
         let q = |j: usize| (u(j) - top).exp() / sum;
         let (mut at_target, mut at_sigma) = (0.0, 0.0);
-        for j in 0..y.len() {
+        for (j, out) in out.iter_mut().enumerate() {
             let gu = q(t) * (f64::from(u8::from(j == t)) - q(j));
-            out[j] = (-gu * u(j) * d(j) / sigma.powi(2)) as f32;
+            *out = (-gu * u(j) * d(j) / sigma.powi(2)) as f32;
             at_target += gu * (e(j) + u(j) * d(j) / sigma.powi(2));
             at_sigma += gu * u(j) * d(j).powi(2) / sigma.powi(3);
         }
