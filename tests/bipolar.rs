@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::oracle::Oracle;
-use common::rig::{Picture, program, raw_maps_set};
+use common::rig::{Picture, program, raw_maps, raw_maps_set};
 use common::{Random, tolerance};
 use ucag::models::Network;
 use ucag::net::{AvgPool, Builder, Graph, NodeId, Tensors, Window};
@@ -15,11 +15,6 @@ const CASES: [(&str, (usize, usize)); 4] =
     [("resnet18", (48, 40)), ("resnet50", (45, 39)), ("vgg11", (48, 72)), ("vgg11_bn", (71, 33))];
 
 const CLASSES: [usize; 3] = [6, 0, 6];
-
-/// A method's maps with some settings, class after class.
-fn maps(graph: &Arc<Graph>, picture: &Picture, layer: NodeId, method: &str, set: &[(&str, &str)]) -> Vec<f32> {
-    raw_maps_set(graph, picture, &CLASSES, (method, set), layer, false)
-}
 
 /// The colours' sum.
 fn summed(relevance: &[f64]) -> Vec<f64> {
@@ -70,7 +65,7 @@ impl Setting {
     }
 
     fn maps(&self, method: &str, set: &[(&str, &str)]) -> Vec<f32> {
-        maps(&self.graph, &self.picture, self.layer, method, set)
+        raw_maps_set(&self.graph, &self.picture, &CLASSES, (method, set), self.layer, false)
     }
 
     fn check_rap(&self) {
@@ -84,7 +79,7 @@ impl Setting {
 
     fn check_rsp(&self, layer: NodeId) {
         let oracle = self.oracle();
-        let found = maps(&self.graph, &self.picture, layer, "rsp", &[]);
+        let found = raw_maps(&self.graph, &self.picture, &CLASSES, "rsp", layer, false);
         let what = format!("RSP on {} from {}", self.name, self.graph.node(layer).name);
         check(&what, &found, |c| summed(&oracle.rsp(layer, c)[0]));
     }

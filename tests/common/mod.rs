@@ -3,6 +3,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+mod agf;
+mod bipolar;
 pub mod case;
 #[cfg(feature = "cuda")]
 pub mod cuda;

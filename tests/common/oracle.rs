@@ -1,9 +1,6 @@
 //! The oracle for whole networks in `f64`: all activations and the gradient; relevance is in `relevance.rs`. Knows the
 //! graph's nodes and weights; shares no code with the engine.
 
-mod agf;
-mod bipolar;
-
 use super::reference::{self as layer, Average, Size, Window};
 use super::to_f64;
 use ucag::net::{AvgPool, Graph, NodeId, Op, Shape};
@@ -118,7 +115,12 @@ impl<'g> Oracle<'g> {
     /// The same with another rule for rectifiers, which is given the result and what arrives there.
     pub fn gradient_by(&self, class: usize, rectifier: impl Fn(f64, f64) -> f64) -> Vec<Vec<f64>> {
         let seed: Vec<f64> = (0..self.logits().len()).map(|j| f64::from(u8::from(j == class))).collect();
-        self.down(self.graph.output(), &seed, |id, r| {
+        self.gradient_from(&seed, rectifier)
+    }
+
+    /// The same from any quantity at the logits.
+    pub fn gradient_from(&self, seed: &[f64], rectifier: impl Fn(f64, f64) -> f64) -> Vec<Vec<f64>> {
+        self.down(self.graph.output(), seed, |id, r| {
             let node = self.graph.node(id);
             let (x, size) = (&self.values[node.inputs[0].0], self.size(node.inputs[0]));
             match &node.op {

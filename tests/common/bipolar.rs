@@ -1,15 +1,12 @@
 //! RAP and RSP in `f64`, word for word from `methods.md` 10.4, 12 and 13: slow, and with every mask.
 
-use super::{Oracle, average, window};
-use crate::common::reference::{self as layer, Size, product, sum};
+use super::oracle::{Oracle, average, window};
+use super::reference::{self as layer, Size, div0, product, sum};
+use super::relevance::{Division, Rule};
 use ucag::net::{NodeId, Op};
 
 /// Relevance at every node.
 pub type Arrived = Vec<Vec<f64>>;
-
-pub(super) fn div0(a: f64, b: f64) -> f64 {
-    if b == 0.0 { 0.0 } else { a / b }
-}
 
 pub(super) fn div9(a: f64, b: f64) -> f64 {
     match b {
@@ -19,9 +16,7 @@ pub(super) fn div9(a: f64, b: f64) -> f64 {
     }
 }
 
-pub(super) type Div = fn(f64, f64) -> f64;
-
-pub(super) fn quotient(a: &[f64], b: &[f64], div: Div) -> Vec<f64> {
+pub(super) fn quotient(a: &[f64], b: &[f64], div: Division) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| div(*a, *b)).collect()
 }
 
@@ -64,23 +59,6 @@ fn correlate(x: &[f64], (h, w, c): Size, dy: &[f64], outputs: usize, window: &la
 }
 
 impl Oracle<'_> {
-    /// `rule(node, arrived)` gives each input's share.
-    pub(super) fn descend(
-        &self,
-        from: NodeId,
-        start: Vec<f64>,
-        rule: impl Fn(NodeId, &[f64]) -> Vec<Vec<f64>>,
-    ) -> Arrived {
-        let mut arrived: Arrived = self.values.iter().map(|v| vec![0.0; v.len()]).collect();
-        arrived[from.0] = start;
-        for id in (1..=from.0).rev().map(NodeId) {
-            for (input, share) in self.graph.node(id).inputs.iter().zip(rule(id, &arrived[id.0])) {
-                arrived[input.0] = sum(&arrived[input.0], &share);
-            }
-        }
-        arrived
-    }
-
     /// Operation, first input's node, value and size.
     pub(super) fn at(&self, id: NodeId) -> (&Op, NodeId, &[f64], Size) {
         let node = self.graph.node(id);
@@ -97,26 +75,11 @@ impl Oracle<'_> {
     }
 
     /// All that is no hidden layer.
-    pub(super) fn shared(&self, id: NodeId, r: &[f64], div: Div) -> Vec<Vec<f64>> {
-        let (op, _, x, size) = self.at(id);
-        let s = || quotient(r, &self.values[id.0], div);
-        match op {
-            Op::Conv { .. } => {
-                let w = self.trained(op);
-                let (low, high) = (x.iter().copied().fold(f64::INFINITY, f64::min), largest(x));
-                let bounds = [(x.to_vec(), w.clone()), (vec![-low; x.len()], layer::positive(&w))];
-                let bounds = bounds.into_iter().chain([(vec![-high; x.len()], layer::negative(&w))]);
-                let terms: Vec<_> = bounds.collect();
-                let d = terms.iter().map(|(x, w)| self.apply(op, x, size, w)).reduce(|a, b| sum(&a, &b));
-                let s = quotient(r, &d.expect("three terms"), div9);
-                let back = terms.iter().map(|(x, w)| product(x, &self.transposed(op, &s, size, w)));
-                vec![back.reduce(|a, b| sum(&a, &b)).expect("three terms")]
-            }
-            Op::MaxPool(_) => vec![product(x, &self.rearranged(op, x, size, &s()))],
-            Op::AvgPool(pool) => vec![product(x, &layer::avg_pool_back(&s(), size, &average(pool)))],
-            Op::Add => self.graph.node(id).inputs.iter().map(|i| product(&self.values[i.0], &s())).collect(),
+    pub(super) fn shared(&self, id: NodeId, r: &[f64], div: Division) -> Vec<Vec<f64>> {
+        match self.graph.node(id).op {
+            Op::Conv { .. } => self.shares(id, Rule::SampleBox, r),
             Op::Relu => vec![r.to_vec()],
-            _ => vec![self.rearranged(op, x, size, r)],
+            _ => self.shares(id, Rule::Share(div), r),
         }
     }
 
@@ -164,7 +127,7 @@ impl Oracle<'_> {
         if !original {
             let mut start = vec![0.0; self.logits().len()];
             start[class] = self.logits()[class];
-            return self.descend(output, start, rule);
+            return self.down(output, &start, rule);
         }
         let (op, input, x, _) = self.at(output);
         let (weight, bias) = self.parameters(op);
@@ -173,7 +136,7 @@ impl Oracle<'_> {
         let [bp, bn] = [pos, neg].map(|part| bias[class] * div0(part, pos + neg));
         let q = each(&q, |q| q + if q > 0.0 { bp * div0(q, pos) } else { bn * div0(q, neg) });
         let (size, total) = (q.iter().map(|q| q.abs()).sum::<f64>(), q.iter().sum::<f64>());
-        self.descend(input, each(&q, |q| div0(q.abs(), size) * total), rule)
+        self.down(input, &each(&q, |q| div0(q.abs(), size) * total), rule)
     }
 
     /// RSP from a layer. `mean_gradient`: of the class's logit, channel by channel.
@@ -185,7 +148,7 @@ impl Oracle<'_> {
         let means: Vec<f64> = (0..channels).map(mean).collect();
         let t: Vec<f64> = a.iter().enumerate().map(|(i, a)| means[i % channels] * a).collect();
         let top = largest(&t);
-        self.descend(from, each(&t, |t| div9(t, top)), |id, r| {
+        self.down(from, &each(&t, |t| div9(t, top)), |id, r| {
             let raise = |x: &[f64]| each(x, |x| x + 1e-9);
             let (op, _, x, size) = self.at(id);
             match op {

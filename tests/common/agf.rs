@@ -1,8 +1,8 @@
 //! AGF in `f64`, word for word from `methods.md` 14: slow, and with every mask.
 
-use super::bipolar::{Arrived, div0, div9, each, largest, quotient, shifted, touched};
-use super::{Oracle, average};
-use crate::common::reference::{self as layer, product, sum};
+use super::bipolar::{Arrived, div9, each, largest, quotient, shifted, touched};
+use super::oracle::Oracle;
+use super::reference::{self as layer, div0, product, sum};
 use ucag::net::Op;
 
 /// `fact(U, φ)`, rectified: one number a pixel.
@@ -46,17 +46,8 @@ impl Oracle<'_> {
         };
         let odd = |j: usize, h: f64| moved(j, h) - moved(j, -h);
         let slope = |j: usize| (8.0 * odd(j, STEP) - odd(j, 2.0 * STEP)) / (12.0 * STEP);
-        let start = (0..self.logits().len()).map(slope).collect();
-        self.descend(self.graph.output(), start, |id, r| {
-            let (op, _, x, size) = self.at(id);
-            match op {
-                Op::Conv { .. } | Op::Linear { .. } => vec![self.transposed(op, r, size, self.parameters(op).0)],
-                Op::Relu => vec![product(r, &touched(&self.values[id.0]))],
-                Op::AvgPool(pool) => vec![layer::avg_pool_back(r, size, &average(pool))],
-                Op::Add => vec![r.to_vec(); 2],
-                _ => vec![self.rearranged(op, x, size, r)],
-            }
-        })
+        let start: Vec<f64> = (0..self.logits().len()).map(slope).collect();
+        self.gradient_from(&start, |y, g| if y > 0.0 { g } else { 0.0 })
     }
 
     /// AGF's class map before the final division; `drop` leaves out a term.
@@ -64,7 +55,7 @@ impl Oracle<'_> {
         let gradient = self.softened_gradient(class);
         let features = self.at(self.graph.output()).1;
         let start = product(&self.values[features.0], &gradient[features.0]);
-        self.descend(features, start, |id, phi| {
+        self.down(features, &start, |id, phi| {
             let (op, input, x, size) = self.at(id);
             if !self.hidden(id) {
                 let phi =
