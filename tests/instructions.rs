@@ -5,11 +5,11 @@ mod common;
 
 use std::f64::consts::TAU;
 
-use common::case::{ADDS, Add, Case, Operand, Oracle, SAMPLES, Write, layer, no_layer};
+use common::case::{ADDS, Add, Case, Operand, Oracle, SAMPLES, Write, no_layer};
 use common::reference as oracle;
 use common::rig::{Rig, numbers};
-use ucag::backend::{Backend, Divisor, Dtype, Filter, Instr, Scaling, Scope, Seed, Sign, Slot, Unary};
-use ucag::net::{ParamId, Shape};
+use ucag::backend::{Backend, Divisor, Dtype, Filter, Instr, Scaling, Scope, Sign, Slot, Unary};
+use ucag::net::Shape;
 
 /// An instruction without weights whose result has `len` values and as many lanes as its operands have at most.
 fn check(name: &str, operands: &[Operand], len: usize, adds: &[Add], write: Write<'_>, oracle: Oracle<'_>) {
@@ -257,96 +257,6 @@ fn resampling() {
             let x = Operand::random(1, 2, from.0 * from.1 * from.2);
             check(&format!("{filter:?} {from:?}"), &[x], to.0 * to.1 * count, &[add], &write, &resized);
         }
-    }
-}
-
-/// Class indices of three lanes.
-fn classes(indices: [u32; 3]) -> Operand {
-    Operand { len: 3, lanes: 1, dtype: Dtype::U32, values: indices.map(f64::from).to_vec() }
-}
-
-#[test]
-fn seeds() {
-    for (seed, own, other) in [
-        (Seed::One, 1.0, 0.0),
-        (Seed::Value, 2.0, 0.0),
-        (Seed::Others, 0.0, 3.0),
-        (Seed::Magnitude, 4.0, 0.0),
-        (Seed::OtherMagnitudes, 0.0, 5.0),
-        (Seed::Softmax, 6.0, 0.0),
-        (Seed::OtherSoftmax, 0.0, 7.0),
-    ] {
-        for n in [20, 300] {
-            let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Seed { classes: o[0], seed, x: Some(o[1]), y };
-            let seeds = |o: &[&[f64]]| {
-                let (x, k) = (o[1], o[0][0] as usize);
-                let value = |code: f64, j: usize| match code as u32 {
-                    1 => 1.0,
-                    2 => x[k],
-                    3 => x[k] / (n - 1) as f64,
-                    4 | 5 => x[j].abs(),
-                    6 => x[k] * (x.iter().sum::<f64>() - x[k]) + 1e-8,
-                    7 => x[k] * x[j],
-                    _ => 0.0,
-                };
-                (0..n).map(|j| value(if j == k { own } else { other }, j)).collect()
-            };
-            // Lanes of the classes, not of the operands.
-            let operands = vec![classes([13, 0, 19]), Operand::random(1, 1, n)];
-            let (name, graph) = (format!("{seed:?} of {n}"), no_layer());
-            let (len, write, oracle) = (n, &write as Write<'_>, &seeds as Oracle<'_>);
-            Case { name, graph, operands, len, lanes: 3, add: Add::Nowhere, relu: false, write, oracle }.check();
-        }
-    }
-}
-
-/// The gradient of AGF's head, by central differences of what it is the gradient of.
-#[test]
-fn head_gradients() {
-    for (n, scale) in [(20, 1.0), (7, 4.0), (300, 2.0), (5, 0.0)] {
-        let logits = Operand::random(1, 1, n).map(|v| f64::from((v * scale) as f32));
-        let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::HeadGradient { logits: o[1], classes: o[0], y };
-        let gradient = |o: &[&[f64]]| {
-            let (k, y) = (o[0][0] as usize, o[1]);
-            let q = |y: &[f64]| {
-                let sigma = y.iter().map(|v| (v - y[k]).abs()).fold(0.0, f64::max);
-                let u: Vec<f64> = y.iter().map(|v| y[k] * (-0.5 * ((v - y[k]) / sigma).powi(2)).exp()).collect();
-                oracle::softmax(&u)[k]
-            };
-            let moved = |j: usize, by: f64| {
-                let mut y = y.to_vec();
-                y[j] += by;
-                q(&y)
-            };
-            const STEP: f64 = 1e-5;
-            let derivative = |j| (moved(j, STEP) - moved(j, -STEP)) / (2.0 * STEP);
-            let alike = y.iter().all(|v| *v == y[0]);
-            (0..n).map(|j| if alike { 0.0 } else { derivative(j) }).collect()
-        };
-        let operands = vec![classes([3, 0, n as u32 - 1]), logits];
-        let (name, graph) = (format!("head gradient of {n} logits up to {scale}"), no_layer());
-        let (len, write, oracle) = (n, &write as Write<'_>, &gradient as Oracle<'_>);
-        Case { name, graph, operands, len, lanes: 3, add: Add::Nowhere, relu: false, write, oracle }.check();
-    }
-}
-
-#[test]
-fn head_shares() {
-    let (graph, _, bias) = layer(6, 20, None);
-    for n in [6, 700] {
-        let param = ParamId(1);
-        let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::HeadShares { q: o[1], classes: o[0], param, y };
-        let shares = |o: &[&[f64]]| {
-            let (sum, size) = (o[1].iter().sum::<f64>(), o[1].iter().map(|q| q.abs()).sum::<f64>());
-            let total = if sum == 0.0 { 0.0 } else { sum + bias[o[0][0] as usize] };
-            o[1].iter().map(|q| if total == 0.0 { 0.0 } else { q.abs() / size * total }).collect()
-        };
-        let mut q = Operand::random(1, 3, n).map(|v| v + 0.5);
-        q.values[..n].fill(0.0);
-        let (name, graph) = (format!("head shares of {n}"), graph.clone());
-        let (operands, len) = (vec![classes([13, 0, 19]), q], n);
-        let (write, oracle) = (&write as Write<'_>, &shares as Oracle<'_>);
-        Case { name, graph, operands, len, lanes: 3, add: Add::Nowhere, relu: false, write, oracle }.check();
     }
 }
 
