@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::Random;
-use common::case::{ADDS, Add, Case, Operand, layer, no_layer, part, same, window};
+use common::case::{ADDS, Add, Case, Operand, Oracle, Write, layer, no_layer, part, same, window};
 use common::reference::{self as oracle, Window};
 use ucag::backend::{ConvGeom, Instr, Variant, Vector, WeightRef, WeightSign};
 use ucag::net::{Builder, Graph, NodeId, ParamId, Shape, Tensors};
@@ -85,7 +85,7 @@ fn views_of_convolutions() {
     for (sign, variant) in SIGNS.into_iter().flat_map(|s| VARIANTS.map(|v| (s, v))) {
         let w = WeightRef { param: ParamId(0), sign, variant };
         let viewed = view(&weight, INPUTS * 9, &turned, sign, variant);
-        let case = |name: &str, len, from, write, oracle| {
+        let case = |name: &str, len, from, write: Write<'_>, oracle: Oracle<'_>| {
             let (name, operands) = (format!("{name} by {w:?}"), vec![Operand::random(1, 1, from)]);
             Case { name, graph: graph.clone(), operands, len, lanes: 1, add: Add::Nowhere, relu: false, write, oracle }
                 .check();
@@ -117,7 +117,7 @@ fn views_of_linear_layers() {
         for (sign, variant) in views {
             let w = WeightRef { param: ParamId(1), sign, variant };
             let viewed = view(&weight, inputs, &[], sign, variant);
-            let case = |name: &str, len, from, write, oracle| {
+            let case = |name: &str, len, from, write: Write<'_>, oracle: Oracle<'_>| {
                 let name = format!("{name} {inputs} to {outputs} by {w:?}");
                 let (operands, graph) = (vec![Operand::random(1, 1, from)], graph.clone());
                 Case { name, graph, operands, len, lanes: 1, add: Add::Nowhere, relu: false, write, oracle }.check();
@@ -185,7 +185,7 @@ fn weights_of_samples() {
         let len = window.kernel[0] * window.kernel[1] * c * outputs;
         let at = |tap: usize, i: usize, o: usize| (tap * c + i) * outputs + o;
         let pairs = || (0..c).flat_map(|i| (0..outputs).map(move |o| (i, o)));
-        let case = |name: &str, operands: &[&Operand], len, add, write, oracle| {
+        let case = |name: &str, operands: &[&Operand], len, add, write: Write<'_>, oracle: Oracle<'_>| {
             let name = format!("{name} {h}x{w}x{c} to {outputs} by {window:?}, {lanes} lanes, add {add:?}");
             let (graph, operands) = (no_layer(), operands.iter().map(|o| (*o).clone()).collect());
             Case { name, graph, operands, len, lanes, add, relu: false, write, oracle }.check();

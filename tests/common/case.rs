@@ -139,7 +139,7 @@ impl Case<'_> {
             I::Conv { .. } | I::Linear { .. } => (true, true, false),
             I::MaxPool { .. } | I::AvgPool { .. } | I::Add { .. } => (false, true, false),
             I::Flatten { .. } | I::Unary { .. } | I::Fill { .. } | I::Bound { .. } => (false, true, false),
-            I::Softmax { .. } => (false, false, true),
+            I::Softmax { .. } | I::HeadGradient { .. } => (false, false, true),
             _ => (false, false, false),
         };
         if all && never {
