@@ -22,14 +22,50 @@ struct Value {
     u32 lanes;
 };
 
-// Shared by the elementwise kernels; their files say what a, b and c mean.
+// Shared by the elementwise kernels; their files say what a, b and c mean, and which function a code stands for.
 struct EltwiseArgs {
     Value a, b, c, add, y;
     u32* bad;   // set to 1 when a result is infinite or no number
     u32 count;  // results: samples · lanes
-    u32 flag;   // rectify the result (add), keep the positive part (part)
-    float eps;
+    u32 code;
+    float s;    // the function's parameter: a factor, a summand, the ε of a quotient
+    float scale;
+};
+
+// The same with pairs of numbers of whole samples.
+struct SampleArgs {
+    EltwiseArgs e;
+    Value first, second, third;  // [2] each
+};
+
+// Two numbers of a whole sample.
+struct ReduceArgs {
+    Value x, y;
+    u32* bad;
+    u32 count;
+    u32 stored, own;  // range: the first `own` of every `stored` elements count
     u32 unused;
+};
+
+// Results that repeat a pattern of `channels` numbers: those of `vector`, or one end of a range, or `values`.
+struct FillArgs {
+    Value range, y;
+    const float* vector;
+    u32* bad;
+    float values[4];
+    u32 channels;
+    u32 own, upper;  // of a range: the channels that get the negative of its lower or upper end; the others get 0
+    u32 count;
+};
+
+struct PerturbArgs {
+    Value x, range, y;
+    u32* bad;
+    u64 seed;
+    u32 draw, first;  // first: patch of the first sample
+    u32 stored, own;  // noise for the first `own` of every `stored` channels
+    u32 count;
+    float sigma;
 };
 
 // A convolution, or one phase of its input-gradient, as a gather (see src/backend/taps.rs): pixel q = (qy, qx) of a
@@ -51,6 +87,17 @@ struct ConvArgs {
     i32 tap_rows, tap_cols;
     u32 count;  // results: samples · lanes
     u32 relu;
+};
+
+// Convolutions whose weight v [kernel rows, kernel_cols, input channels, output channels] belongs to the sample. The
+// rest is as in ConvArgs; correlate reads x and y and writes v. Tap (i, j) is kernel position
+// (tap_y + turn_y · i, tap_x + turn_x · j).
+struct SampleConvArgs {
+    ConvArgs conv;
+    Value v;
+    i32 kernel_cols;
+    i32 tap_y, tap_x, turn_y, turn_x;
+    u32 unused;
 };
 
 struct PoolArgs {
@@ -82,15 +129,17 @@ struct FlattenArgs {
 struct HeadArgs {
     Value x, y;
     u32* classes;
-    const __half* w;  // class_row: [outputs, len of y]
+    const __half* w;    // class_row: [outputs, len of y]
+    const float* bias;  // head_shares: [outputs] or null
     u32* bad;
     u32 count;
-    u32 k;
+    u32 k;     // top_k: how many
+    u32 code;  // seed: which
     float scale;
-    u32 unused;
 };
 
 // Reductions over the pixels or over the channels of [pixels, channels], and products with a number a channel.
+// factor: the weights are numbers of the pixels.
 struct ChannelArgs {
     Value x, weights, y;
     u32* bad;
@@ -98,7 +147,7 @@ struct ChannelArgs {
     float scale;  // pixel_sum: of the sums
 };
 
-// Four taps of a bicubic kernel along one axis.
+// Four taps along one axis.
 struct Taps {
     u32 index[4];
     float weight[4];
@@ -155,17 +204,24 @@ struct FoldArgs {
     u32 unused;
 };
 
-// Maps on their way to the display, [lanes, h, w].
+struct InterpolateArgs {
+    Value x, add, y;
+    u32* bad;
+    u32 from_h, from_w, channels;  // of x
+    u32 first, slice;              // its channels that are resampled
+    u32 h, w;                      // of y
+    u32 filter;                    // 0: bilinear, 1: bilinear with corners on corners, 2: bicubic
+    u32 count;
+    float scale;
+};
+
+// A blur of maps [lanes, h, w].
 struct MapArgs {
     const float* x;
-    const float* range;  // [lanes][2]: smallest and largest value
-    float* y;            // map_range writes the range here
-    u32 from_h, from_w;  // of x
-    u32 h, w;            // of y
-    u32 lanes;
-    u32 flag;            // map_gauss: along the columns; map_scale: 0 min-max, 1 by the largest absolute value
-    float weights[5];    // map_gauss: taps −2..2
-    u32 unused;
+    float* y;
+    u32 h, w;
+    u32 vertical;      // along the columns
+    float weights[5];  // of taps −2..2
 };
 
 // Two neighbours along one axis and the weight of the second. lo = 0xffffffff: nothing of the map is there.
@@ -191,11 +247,16 @@ struct OverlayArgs {
 #define SIZE(type, bytes) static_assert(sizeof(type) == bytes, "src/backend/cuda/args.rs has another size")
 SIZE(Value, 24);
 SIZE(EltwiseArgs, 144);
+SIZE(SampleArgs, 216);
+SIZE(ReduceArgs, 72);
+SIZE(FillArgs, 96);
+SIZE(PerturbArgs, 112);
 SIZE(ConvArgs, 200);
+SIZE(SampleConvArgs, 248);
 SIZE(PoolArgs, 136);
 SIZE(AverageArgs, 160);
 SIZE(FlattenArgs, 96);
-SIZE(HeadArgs, 88);
+SIZE(HeadArgs, 96);
 SIZE(ChannelArgs, 96);
 SIZE(Taps, 32);
 SIZE(UnfoldArgs, 72);
@@ -203,7 +264,8 @@ SIZE(Reach, 12);
 SIZE(ResizeArgs, 56);
 SIZE(Cover, 16);
 SIZE(FoldArgs, 104);
-SIZE(MapArgs, 72);
+SIZE(InterpolateArgs, 120);
+SIZE(MapArgs, 48);
 SIZE(Blend, 12);
 SIZE(OverlayArgs, 88);
 #undef SIZE

@@ -4,16 +4,17 @@
 //     channel_sum    y[b, pixel] = Σ over channels of x[b, pixel, channel] · weights[b, channel], or without weights Σ x
 //     channel_max    y[b, pixel] = max over channels of |x[b, pixel, channel]|
 //     channel_scale  y[b, pixel, channel] = x[b, pixel, channel] · weights[b, channel]
+//     channel_spread  y[b, pixel, channel] = x[b, pixel]
 //
 // Shapes: x [pixels, channels] and weights [channels] with one lane or y's; any operand fp16 or fp32.
 // Launch: 256 threads. pixel_sum: grid (ceil(channels / 32), min(count, 65535)): a block makes 32 channels and its 8
 // warps share the pixels. channel_sum, channel_max: grid (ceil(pixels / 8), min(count, 65535)), a warp a pixel; below 32
-// channels (ceil(pixels / 256), min(count, 65535)), a thread a pixel. channel_scale: grid (ceil(pixels · channels / 1024),
-// min(count, 65535)), a block makes 1024 elements.
+// channels (ceil(pixels / 256), min(count, 65535)), a thread a pixel. channel_scale, channel_spread: grid (ceil(pixels ·
+// channels / 1024), min(count, 65535)), a block makes 1024 elements.
 // Bytes: x once, 2 FLOPs an element at most, so memory alone sets the time. Warps read neighbouring channels.
 // Numbers: fp32 sums. pixel_sum: 8 interleaved partial sums, added in order. channel_sum: 32 interleaved partial sums,
 // joined in halves. Both depend on the shape alone. channel_max: exact; what is no number wins.
-// CPU twin: src/backend/cpu/layers.rs (pixel_sum, channel_sum, channel_max, channel_scale). Tests: tests/layers.rs.
+// CPU twin: src/backend/cpu/reduce.rs, src/backend/cpu/elementwise.rs. Tests: tests/layers.rs, tests/instructions.rs.
 #include "common.cuh"
 
 constexpr u32 THREADS = 256, WARPS = THREADS / 32;
@@ -28,11 +29,6 @@ template <class F> DEVICE float strided_sum(u32 first, u32 every, u32 n, F term)
         for (u32 k = 0; k < BATCH; ++k) sum += terms[k];
     }
     return sum;
-}
-
-// Calls f with the typed address of element i.
-template <class F> DEVICE float typed(const Value& v, u64 i, F f) {
-    return v.half ? f(static_cast<const __half*>(v.data) + i) : f(static_cast<const float*>(v.data) + i);
 }
 
 KERNEL(pixel_sum, ChannelArgs, 256, 4) {
@@ -91,13 +87,22 @@ KERNEL(channel_max, ChannelArgs, 256, 4) {
     }
 }
 
-KERNEL(channel_scale, ChannelArgs, 256, 8) {
+// y[b, i] = f(x's block, weights' block, i) for the elements that this block makes.
+template <class F> DEVICE void each(const ChannelArgs& a, F f) {
     const u32 len = a.pixels * a.channels;
     for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
         const u64 x = block_of(a.x, b, a.y.lanes), weights = block_of(a.weights, b, a.y.lanes);
         for (u32 k = 0; k < 4; ++k) {
             const u32 i = (blockIdx.x * 4 + k) * THREADS + threadIdx.x;
-            if (i < len) store(a.y, a.y.len * b + i, load(a.x, x + i) * load(a.weights, weights + i % a.channels), a.bad);
+            if (i < len) store(a.y, a.y.len * b + i, f(x, weights, i), a.bad);
         }
     }
+}
+
+KERNEL(channel_scale, ChannelArgs, 256, 8) {
+    each(a, [&](u64 x, u64 weights, u32 i) { return load(a.x, x + i) * load(a.weights, weights + i % a.channels); });
+}
+
+KERNEL(channel_spread, ChannelArgs, 256, 8) {
+    each(a, [&](u64 x, u64, u32 i) { return load(a.x, x + i / a.channels); });
 }

@@ -12,8 +12,16 @@
 // max(v, 0), but what is no number stays so (backend::rectify).
 DEVICE float rectify(float v) { return v < 0.0f ? 0.0f : v; }
 
-// z + eps · sign(z) with sign(0) = 1 (backend::stabilise). In fp32: 1e-6 is below the smallest normal number of fp16.
-DEVICE float stabilise(float z, float eps) { return z >= 0.0f ? z + eps : z - eps; }
+// How quotients are kept finite (backend::Divisor).
+enum Divisor : u32 { SIGNED, NONZERO, SHIFTED };
+
+// a / z, kept finite. In fp32: 1e-6 is below the smallest normal number of fp16.
+DEVICE float quotient(u32 divisor, float eps, float a, float z) {
+    if (divisor == SIGNED) return a / (z >= 0.0f ? z + eps : z - eps);
+    if (z == 0.0f) return 0.0f;
+    if (divisor == NONZERO || z + eps == 0.0f) return a / (divisor == NONZERO ? z : eps);
+    return a / (z + eps);
+}
 
 DEVICE bool is_bad(float v) { return !(fabsf(v) <= 3.402823466e38f); }
 
@@ -22,6 +30,11 @@ DEVICE u64 block_of(const Value& v, u32 b, u32 lanes) { return v.len * (v.lanes 
 
 DEVICE float load(const Value& v, u64 i) {
     return v.half ? __half2float(static_cast<const __half*>(v.data)[i]) : static_cast<const float*>(v.data)[i];
+}
+
+// Calls f with the typed address of element i.
+template <class F> DEVICE auto typed(const Value& v, u64 i, F f) {
+    return v.half ? f(static_cast<const __half*>(v.data) + i) : f(static_cast<const float*>(v.data) + i);
 }
 
 // Stores and reports values that are infinite or no number, also those that only fp16 cannot hold.

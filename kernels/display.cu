@@ -1,86 +1,16 @@
 // Maps on their way to the display, and over the photo.
 //
-//     map_range   y[lane] = {smallest, largest} of x[lane]
-//     map_scale   (x − lo) / (hi − lo), 0 where hi = lo; flag: x / max(|lo|, |hi|), unchanged where that is 0
-//     map_resize  bilinear, half-pixel centres, no antialiasing
-//     map_gauss   Σ_i weights[i] · x at i − 2 along the rows, flag: along the columns; reflected at the border
-//     overlay     photo under the palette's colour of the map's value; where the map says nothing the photo stays
+//     map_gauss  Σ_i weights[i] · x at i − 2 along the rows, or along the columns; reflected at the border
+//     overlay    photo under the palette's colour of the map's value; where the map says nothing the photo stays
 //
-// Shapes: x [lanes, from_h, from_w], y [lanes, h, w], fp32; both sizes are the same but in map_resize. map_scale reads
-// range [lanes, 2]. overlay: map [map_h, map_w] raw, its range, y [h, w, 3] bytes.
-// Launch: map_range: 1024 threads, grid (lanes). The other maps: 256 threads, grid (ceil(h·w / 256), lanes). overlay:
-// 256 threads, grid (ceil(w / 32), ceil(h / 8)).
+// Shapes: x and y [lanes, h, w], fp32. overlay: map [map_h, map_w] raw, its range, y [h, w, 3] bytes.
+// Launch: 256 threads. map_gauss: grid (ceil(h·w / 256), lanes). overlay: grid (ceil(w / 32), ceil(h / 8)).
 // Bytes: x once from memory, y once.
-// Numbers: a value that is no number counts in no range. map_resize takes positions in double.
-// Formulas are the CPU's to the letter, but multiply-adds are fused: overlay may round a byte to its neighbour.
-// CPU twins: src/map.rs, src/grid.rs (Blend::new), src/render.rs (overlay), src/palette.rs (pick). Tests: tests/cuda.rs.
+// Numbers: formulas are the CPU's to the letter, but multiply-adds are fused: overlay may round a byte to its neighbour.
+// CPU twins: src/map.rs, src/render.rs (overlay), src/palette.rs (pick). Tests: tests/cuda.rs.
 #include "common.cuh"
 
-constexpr u32 THREADS = 256, RANGE_THREADS = 1024, BATCH = 8;
-
-KERNEL(map_range, MapArgs, 1024, 1) {
-    __shared__ float2 ranges[RANGE_THREADS];
-    const u32 n = a.from_h * a.from_w, me = threadIdx.x;
-    const float* x = a.x + static_cast<u64>(blockIdx.x) * n;
-    float2 range = make_float2(INFINITY, -INFINITY);
-    for (u32 i = me; i < n; i += RANGE_THREADS * BATCH) {
-        float values[BATCH];
-        for (u32 k = 0; k < BATCH; ++k) values[k] = i + k * RANGE_THREADS < n ? x[i + k * RANGE_THREADS] : NAN;
-        for (float v : values) range = make_float2(fminf(range.x, v), fmaxf(range.y, v));
-    }
-    ranges[me] = range;
-    for (u32 half = RANGE_THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (me >= half) continue;
-        const float2 p = ranges[me], q = ranges[me + half];
-        ranges[me] = make_float2(fminf(p.x, q.x), fmaxf(p.y, q.y));
-    }
-    if (me == 0) {
-        a.y[blockIdx.x * 2] = ranges[0].x;
-        a.y[blockIdx.x * 2 + 1] = ranges[0].y;
-    }
-}
-
-// Calls f(lane's map, pixel) for this thread's pixel of y and stores what it returns.
-template <class F> DEVICE void each(const MapArgs& a, F f) {
-    const u32 pixel = blockIdx.x * THREADS + threadIdx.x, lane = blockIdx.y, n = a.h * a.w;
-    if (pixel < n) {
-        a.y[static_cast<u64>(lane) * n + pixel] = f(a.x + static_cast<u64>(lane) * a.from_h * a.from_w, pixel);
-    }
-}
-
-KERNEL(map_scale, MapArgs, 256, 4) {
-    const float lo = a.range[blockIdx.y * 2], hi = a.range[blockIdx.y * 2 + 1];
-    each(a, [&](const float* x, u32 i) {
-        if (a.flag) {
-            const float top = fmaxf(fabsf(lo), fabsf(hi));
-            return top > 0.0f ? x[i] / top : x[i];
-        }
-        const float span = hi - lo;
-        return span > 0.0f ? (x[i] - lo) / span : 0.0f;
-    });
-}
-
-DEVICE float lerp(float lo, float hi, float t) { return lo + t * (hi - lo); }
-
-DEVICE float bilinear(const float* map, u32 width, const Blend& v, const Blend& u) {
-    const float* lo = map + v.lo * width;
-    const float* hi = map + v.hi * width;
-    return lerp(lerp(lo[u.lo], lo[u.hi], u.t), lerp(hi[u.lo], hi[u.hi], u.t), v.t);
-}
-
-// Position d of `to` in a row of `from`.
-DEVICE Blend blend(u32 d, u32 from, u32 to) {
-    const double s = fmax((d + 0.5) * from / to - 0.5, 0.0);
-    const u32 lo = min(static_cast<u32>(s), from - 1);
-    return {lo, min(lo + 1, from - 1), static_cast<float>(s - lo)};
-}
-
-KERNEL(map_resize, MapArgs, 256, 4) {
-    each(a, [&](const float* x, u32 i) {
-        return bilinear(x, a.from_w, blend(i / a.w, a.from_h, a.h), blend(i % a.w, a.from_w, a.w));
-    });
-}
+constexpr u32 THREADS = 256;
 
 // Reflects i at the borders of 0..n without repeating them.
 DEVICE i32 reflect(i32 i, i32 n) {
@@ -90,16 +20,19 @@ DEVICE i32 reflect(i32 i, i32 n) {
 }
 
 KERNEL(map_gauss, MapArgs, 256, 4) {
-    each(a, [&](const float* x, u32 i) {
-        const i32 w = a.w, row = i / w, col = i % w;
-        float sum = 0.0f;
-        for (i32 k = 0; k < 5; ++k) {
-            const i32 at = a.flag ? reflect(row + k - 2, a.h) * w + col : row * w + reflect(col + k - 2, w);
-            sum += a.weights[k] * x[at];
-        }
-        return sum;
-    });
+    const u32 n = a.h * a.w, pixel = blockIdx.x * THREADS + threadIdx.x;
+    if (pixel >= n) return;
+    const float* x = a.x + static_cast<u64>(blockIdx.y) * n;
+    const i32 w = a.w, row = pixel / a.w, col = pixel % a.w;
+    float sum = 0.0f;
+    for (i32 k = 0; k < 5; ++k) {
+        const i32 at = a.vertical ? reflect(row + k - 2, a.h) * w + col : row * w + reflect(col + k - 2, w);
+        sum += a.weights[k] * x[at];
+    }
+    a.y[static_cast<u64>(blockIdx.y) * n + pixel] = sum;
 }
+
+DEVICE float lerp(float lo, float hi, float t) { return lo + t * (hi - lo); }
 
 struct Colour {
     u8 c[3];

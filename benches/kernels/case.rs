@@ -36,6 +36,10 @@ impl Case {
         let mut moved = 0;
         self.instr.clone().map(|slot, _| moved += bytes(&slot, self.samples));
         let (rows, w) = match &self.instr {
+            Instr::Correlate { g, .. } | Instr::ConvBy { g, .. } | Instr::ConvBackBy { g, .. } => {
+                let products = g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c;
+                return (2 * products * self.samples, moved);
+            }
             Instr::Conv { g, w, .. } | Instr::ConvBack { g, w, .. } => (g.y.h * g.y.w, w),
             Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => (1, w),
             Instr::ClassRow { y, .. } => return (0, moved + 2 * y.len),

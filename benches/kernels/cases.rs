@@ -1,6 +1,9 @@
 //! What is timed: every instruction of the networks' explanations, with the shapes that it has there.
 
-use ucag::backend::{AvgGeom, ConvGeom, Dtype, Instr, PoolGeom, Scope, Slot, Variant, WeightRef};
+use ucag::backend::{
+    AvgGeom, ConvGeom, Divisor, Dtype, Filter, Instr, PoolGeom, Scaling, Scope, Seed, Sign, Slot, Unary, Variant,
+    WeightRef,
+};
 use ucag::grid::GridPlan;
 use ucag::methods::Level;
 use ucag::net::{Graph, Op, ParamId, Shape};
@@ -27,7 +30,7 @@ pub fn cases(graph: &Graph, network: &'static str, setting: &Setting, limits: Li
     if network != UNEVEN {
         shapes[0].c = 4;
     }
-    let head = seen.is_empty();
+    let (head, mut own_weight) = (seen.is_empty(), network == UNEVEN);
     if head {
         list.of_pictures(&plan, shapes[0], setting.photo);
     }
@@ -40,6 +43,11 @@ pub fn cases(graph: &Graph, network: &'static str, setting: &Setting, limits: Li
                 if !convs.contains(&(g, residual)) {
                     let only_forward = convs.contains(&(g, !residual));
                     list.of_convolution(name, g, param, residual, only_forward);
+                    // One in the middle of the network stands for all.
+                    if g.x.c == g.y.c && g.window.kernel == [3, 3] && !own_weight {
+                        list.of_own_weight(name, g);
+                        own_weight = true;
+                    }
                     convs.push((g, residual));
                 }
             }
@@ -133,6 +141,17 @@ impl List {
             x: None,
             y: m.float(n),
         });
+        self.add("head_gradient", "logits", to, all, |m, n| Instr::HeadGradient {
+            logits: m.float(n),
+            classes: classes(m, 1),
+            y: m.float(n),
+        });
+        self.add("head_shares", name, from, all, |m, n| Instr::HeadShares {
+            q: m.float(n),
+            classes: classes(m, 1),
+            param,
+            y: m.float(n),
+        });
         self.add("class_row", name, from, all, |m, n| Instr::ClassRow {
             w,
             classes: classes(m, 1),
@@ -144,42 +163,15 @@ impl List {
     fn of_layer(&mut self, name: &str, op: &Op, x: Shape, y: Shape) {
         let (all, to, channels) = (self.all, y.len(), x.c);
         match *op {
-            Op::Add => self.add("eltwise_add", name, y, all, |m, n| Instr::Add {
+            Op::Add => self.add("eltwise_binary", name, y, all, |m, n| Instr::Add {
                 a: m.half(n),
                 b: m.half(n),
                 relu: true,
                 y: m.half(n),
             }),
             Op::Relu => {
-                self.add("eltwise_relu", name, y, all, |m, n| Instr::Unary {
-                    f: Unary::Positive,
-                    x: m.half(n),
-                    y: m.half(n),
-                });
-                self.add("eltwise_relu_back", name, y, FEW, |m, n| Instr::ReluBack {
-                    y: m.half(n),
-                    dy: m.float(n),
-                    add: None,
-                    dx: m.float(n),
-                });
-                self.add("eltwise_part", name, y, FEW, |m, n| Instr::Part {
-                    x: m.half(n),
-                    positive: true,
-                    y: m.half(n),
-                });
-                self.add("eltwise_divide", name, y, FEW, |m, n| Instr::Divide {
-                    r: m.float(n),
-                    z: m.float(n),
-                    z2: Some(m.float(n)),
-                    eps: 1e-6,
-                    y: m.float(n),
-                });
-                self.add("eltwise_multiply", name, y, FEW, |m, n| Instr::Multiply {
-                    x: m.half(n),
-                    c: m.float(n),
-                    add: None,
-                    y: m.float(n),
-                });
+                self.of_elements(name, y);
+                self.of_samples(name, y);
             }
             Op::MaxPool(window) => {
                 let g = PoolGeom { window, x, y };
@@ -218,6 +210,21 @@ impl List {
                     let weights = m.float(channels);
                     Instr::ChannelScale { x: m.float(n), channels, weights, y: m.float(n) }
                 });
+                self.add("channel_spread", "map", x, all, |m, n| Instr::Spread {
+                    x: m.float(n / channels),
+                    channels,
+                    y: m.float(n),
+                });
+                self.add("factor", "activation", x, all, |m, n| {
+                    let (phi, y) = (m.float(n / channels), m.float(n / channels));
+                    Instr::Factor { x: m.half(n), channels, phi, y }
+                });
+                self.add("interpolate", "activation", x, FEW, |m, n| {
+                    let to = (8 * x.h, 8 * x.w);
+                    let (slice, filter) = ((0, 16), Filter::Bilinear);
+                    let y = m.float(16 * to.0 * to.1);
+                    Instr::Resize { from: x, slice, to, filter, scale: 1.0, x: m.half(n), add: None, y }
+                });
                 self.add("channel_sum", "activation", x, all, |m, n| {
                     let weights = Some(m.float(channels));
                     Instr::ChannelSum { x: m.half(n), channels, weights, y: m.float(n / channels) }
@@ -236,6 +243,65 @@ impl List {
         }
     }
 
+    /// Functions of a few numbers.
+    fn of_elements(&mut self, name: &str, shape: Shape) {
+        self.add("eltwise_unary", name, shape, self.all, |m, n| Instr::Unary {
+            f: Unary::Positive,
+            x: m.half(n),
+            y: m.half(n),
+        });
+        self.add("eltwise_binary", name, shape, FEW, |m, n| Instr::Mask {
+            keep: Sign::Positive,
+            x: m.half(n),
+            r: m.float(n),
+            add: None,
+            y: m.float(n),
+        });
+        self.add("eltwise_divide", name, shape, FEW, |m, n| Instr::Divide {
+            r: m.float(n),
+            z: m.float(n),
+            z2: Some(m.float(n)),
+            by: Divisor::Signed(1e-6),
+            scale: 1.0,
+            y: m.float(n),
+        });
+        self.add("fill", name, shape, FEW, |m, n| Instr::Fill { values: [1.0; 4], channels: 1, y: m.half(n) });
+    }
+
+    /// Numbers of whole samples, and elements changed by them.
+    fn of_samples(&mut self, name: &str, shape: Shape) {
+        self.add("totals", name, shape, FEW, |m, n| Instr::Totals { x: m.float(n), y: m.float(2) });
+        self.add("shift", name, shape, FEW, |m, n| {
+            let [count, from] = [m.float(2), m.float(2)];
+            Instr::Shift { x: m.float(n), mask: m.float(n), count, from, to: None, y: m.float(n) }
+        });
+        self.add("contrast", name, shape, FEW, |m, n| {
+            let [total, other_total] = [m.float(2), m.float(2)];
+            Instr::Contrast { x: m.float(n), other: m.float(n), total, other_total, y: m.float(n) }
+        });
+    }
+
+    /// A convolution by each sample's own weight.
+    fn of_own_weight(&mut self, name: &str, g: ConvGeom) {
+        let weight = g.window.kernel[0] * g.window.kernel[1] * g.x.c * g.y.c;
+        self.add("correlate", &format!("{name} to {}", g.y.c), g.x, FEW, |m, n| Instr::Correlate {
+            g,
+            x: m.half(n),
+            dy: m.float(g.y.len()),
+            v: m.float(weight),
+        });
+        self.add("conv_by", &format!("{name} to {}", g.y.c), g.x, FEW, |m, n| Instr::ConvBy {
+            g,
+            v: m.float(weight),
+            x: m.half(n),
+            y: m.float(g.y.len()),
+        });
+        self.add("conv_back_by", &format!("{name} to {}", g.x.c), g.y, FEW, |m, n| {
+            let (v, dx) = (m.float(weight), m.float(g.x.len()));
+            Instr::ConvBackBy { g, v, dy: m.float(n), mul: None, add: None, dx }
+        });
+    }
+
     /// From the working image to patches, from their maps to the overlay.
     fn of_pictures(&mut self, plan: &GridPlan, x: Shape, photo: (usize, usize)) {
         let (all, size, channels) = (self.all, plan.image, x.c);
@@ -252,7 +318,11 @@ impl List {
             channels,
             y: m.float(n / channels),
         });
-        self.add("eltwise_copy", "maps", Shape { c: 1, ..x }, all, |m, n| Instr::Keep { x: m.float(n), y: m.kept(n) });
+        self.add("perturb", "patches", x, all, |m, n| {
+            let (range, channels) = (m.float(2), (channels, 3));
+            Instr::Perturb { x: m.half(n), range, sigma: 0.15, seed: 1, draw: 0, channels, y: m.half(n) }
+        });
+        self.add("eltwise_unary", "maps", Shape { c: 1, ..x }, all, |m, n| Instr::Keep { x: m.float(n), y: m.kept(n) });
         for maps in [Shape::new(11, 11, 1), Shape { c: 1, ..x }] {
             self.add("fold", "maps", maps, all, |m, n| {
                 let map = (maps.h, maps.w);
@@ -260,14 +330,21 @@ impl List {
             });
         }
         let map = |m: &mut Arena, n| m.shared(n, Dtype::F32);
-        self.add("map_resize", "map", Shape { c: 1, ..x }, 1, |m, n| Instr::ResizeMap {
-            from: (x.h, x.w),
-            to: size,
-            x: map(m, n),
-            y: map(m, whole.len()),
+        self.add("interpolate", "map", Shape { c: 1, ..x }, 1, |m, n| {
+            let (from, slice, filter) = (Shape { c: 1, ..x }, (0, 1), Filter::Bilinear);
+            let y = map(m, whole.len());
+            Instr::Resize { from, slice, to: size, filter, scale: 1.0, x: map(m, n), add: None, y }
         });
-        self.add("map_range", "map", whole, 1, |m, n| Instr::Range { x: map(m, n), y: map(m, 2) });
-        self.add("map_scale", "map", whole, 1, |m, n| Instr::MinMax { x: map(m, n), range: map(m, 2), y: map(m, n) });
+        self.add("range", "map", whole, 1, |m, n| Instr::Range { x: map(m, n), channels: (1, 1), y: map(m, 2) });
+        self.add("range", "patches", x, all, |m, n| Instr::Range {
+            x: m.half(n),
+            channels: (channels, 3),
+            y: m.float(2),
+        });
+        self.add("scale", "map", whole, 1, |m, n| {
+            let (x, range) = (map(m, n), map(m, 2));
+            Instr::Scale { by: Scaling::MinMax, x, range, y: map(m, n) }
+        });
         for (vertical, what) in [(false, "map across"), (true, "map down")] {
             self.add("map_gauss", what, whole, 1, |m, n| Instr::Blur { size, vertical, x: map(m, n), y: map(m, n) });
         }

@@ -40,6 +40,11 @@ impl Instr<Slot> {
             }
             Instr::Linear { w, x, y, .. } => (Some(w.param), x.len * y.len),
             Instr::LinearBack { w, dy, dx, .. } => (Some(w.param), dx.lanes * dy.len * dx.len),
+            Instr::Correlate { g, v: result, .. }
+            | Instr::ConvBy { g, y: result, .. }
+            | Instr::ConvBackBy { g, dx: result, .. } => {
+                (None, result.lanes * g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c)
+            }
             _ => (None, 0),
         };
         let weights = param.map_or(0, |p| graph.param(p).len() * weight_bytes);

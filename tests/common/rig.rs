@@ -21,6 +21,8 @@ const UNTOUCHED: u8 = 0xff;
 pub struct Rig<B: Backend = Cpu> {
     backend: B,
     pub tables: Tables,
+    /// Which of all samples the batch begins with.
+    pub first: usize,
     contents: Vec<(Slot, Vec<u8>)>,
     end: usize,
 }
@@ -39,7 +41,7 @@ impl Rig {
 impl<B: Backend> Rig<B> {
     pub fn on(backend: B) -> Self {
         let tables = tables(&GridPlan::whole(1, 1), (1, 1), Weighting::One);
-        Self { backend, tables, contents: vec![], end: GUARD }
+        Self { backend, tables, first: 0, contents: vec![], end: GUARD }
     }
 
     /// Shows the backend a picture of packed RGB pixels.
@@ -75,7 +77,9 @@ impl<B: Backend> Rig<B> {
         for (slot, contents) in &self.contents {
             self.backend.write(slot, contents).expect("write");
         }
-        self.backend.run(&Pass { program: &program, steps: 0..1, samples: 0..samples }).expect("run");
+        self.backend
+            .run(&Pass { program: &program, steps: 0..1, samples: self.first..self.first + samples })
+            .expect("run");
         let mut after = vec![0; self.end];
         self.backend.read(&mut [(all, &mut after)]).expect("read");
         let mut free = 0;

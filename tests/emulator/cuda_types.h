@@ -83,6 +83,10 @@ static inline float __int_as_float(int i) { return emu::bits<float>(i); }
 static inline float rsqrtf(float v) { return 1.0f / sqrtf(v); }
 #define __expf(v) expf(v)  // glibc has declared functions of these names
 #define __logf(v) logf(v)
+namespace emu {
+inline float cospi(float v) { return static_cast<float>(cos(3.14159265358979323846 * v)); }
+}  // namespace emu
+#define cospif(v) emu::cospi(v)  // newer glibc declares it
 static inline float __fdividef(float a, float b) { return a / b; }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 static inline float __fadd_rn(float a, float b) { return a + b; }

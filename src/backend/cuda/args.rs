@@ -37,7 +37,23 @@ macro_rules! arguments {
 }
 
 arguments! {
-    EltwiseArgs 144 { a, b, c, add, y: Value; bad: *mut u32; count, flag: u32; eps: f32; unused: u32; }
+    EltwiseArgs 144 { a, b, c, add, y: Value; bad: *mut u32; count, code: u32; s, scale: f32; }
+    SampleArgs 216 { e: EltwiseArgs; first, second, third: Value; }
+    ReduceArgs 72 { x, y: Value; bad: *mut u32; count, stored, own, unused: u32; }
+    FillArgs 96 {
+        range, y: Value;
+        vector: *const f32;
+        bad: *mut u32;
+        values: [f32; 4];
+        channels, own, upper, count: u32;
+    }
+    PerturbArgs 112 {
+        x, range, y: Value;
+        bad: *mut u32;
+        seed: u64;
+        draw, first, stored, own, count: u32;
+        sigma: f32;
+    }
     ConvArgs 200 {
         x, mul, add, y: Value;
         w: *const f16;
@@ -46,6 +62,12 @@ arguments! {
         xh, xw, xc, yh, yw, yc, ph, pw: i32;
         origin_y, origin_x, step_y, step_x, stride_y, stride_x, first_y, first_x, tap_rows, tap_cols: i32;
         count, relu: u32;
+    }
+    SampleConvArgs 248 {
+        conv: ConvArgs;
+        v: Value;
+        kernel_cols, tap_y, tap_x, turn_y, turn_x: i32;
+        unused: u32;
     }
     PoolArgs 136 {
         x, add, y: Value;
@@ -61,14 +83,14 @@ arguments! {
         count: u32;
     }
     FlattenArgs 96 { x, add, y: Value; bad: *mut u32; pixels, channels, count, unused: u32; }
-    HeadArgs 88 {
+    HeadArgs 96 {
         x, y: Value;
         classes: *mut u32;
         w: *const f16;
+        bias: *const f32;
         bad: *mut u32;
-        count, k: u32;
+        count, k, code: u32;
         scale: f32;
-        unused: u32;
     }
     ChannelArgs 96 { x, weights, y: Value; bad: *mut u32; pixels, channels, count: u32; scale: f32; }
     UnfoldArgs 72 {
@@ -96,12 +118,17 @@ arguments! {
         bad: *mut u32;
         h, w, map_h, map_w, grid_cols, patches, lanes, extra, weighting, unused: u32;
     }
-    MapArgs 72 {
-        x, range: *const f32;
+    InterpolateArgs 120 {
+        x, add, y: Value;
+        bad: *mut u32;
+        from_h, from_w, channels, first, slice, h, w, filter, count: u32;
+        scale: f32;
+    }
+    MapArgs 48 {
+        x: *const f32;
         y: *mut f32;
-        from_h, from_w, h, w, lanes, flag: u32;
+        h, w, vertical: u32;
         weights: [f32; 5];
-        unused: u32;
     }
     OverlayArgs 88 {
         map, range: *const f32;

@@ -3,25 +3,8 @@
 use std::ops::Range;
 
 use super::args::*;
-use super::gemm::Kind;
-use crate::backend::taps::Phase;
-use crate::backend::{AvgGeom, ConvGeom, Dtype, PoolGeom, Scope, Slot, Variant, WeightRef};
+use crate::backend::{AvgGeom, Divisor, Dtype, Filter, PoolGeom, Scaling, Scope, Seed, Sign, Slot, Unary};
 use crate::net::{AvgPool, Shape, Window};
-
-/// Samples for which the algorithms of matrix products are chosen.
-const TYPICAL_SAMPLES: usize = 32;
-
-/// Where a product's weight comes from and which kernels can compute it.
-pub(super) struct Product<'a> {
-    pub w: &'a WeightRef,
-    pub source: Shape,
-    pub result: Shape,
-    pub bias: Option<Variant>,
-    pub x: &'a Slot,
-    pub add: Option<&'a Slot>,
-    pub relu: bool,
-    pub y: &'a Slot,
-}
 
 /// Where slots are, for some samples.
 pub(super) struct Place {
@@ -47,36 +30,6 @@ impl Place {
             Scope::Batch | Scope::All => slot.lanes * self.samples.len(),
         }
     }
-}
-
-/// A convolution that is a plain matrix product over pixels.
-pub(super) fn is_plain(g: &ConvGeom) -> bool {
-    g.window == Window::square(1, 1, 0)
-}
-
-/// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors.
-///
-/// The library's rectifier turns what is no number into 0 and tells nobody of overflows. Convolutions lie between own
-/// kernels, which see infinities; chains of linear layers (`linear`) do not, so they are rectified by an own kernel.
-pub(super) fn kind(product: &Product<'_>, linear: bool) -> Option<Kind> {
-    let (inputs, outputs) = (product.source.c, product.result.c);
-    let whole = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
-    whole.then(|| Kind {
-        typical_rows: product.result.h * product.result.w * TYPICAL_SAMPLES,
-        outputs,
-        inputs,
-        transposed: linear,
-        half: product.y.dtype == Dtype::F16,
-        bias: product.bias.is_some(),
-        add: product.add.is_some(),
-        relu: product.relu && !linear,
-    })
-}
-
-/// A linear layer as a convolution of a single pixel.
-pub(super) fn point(source: Shape) -> Phase {
-    let one = [1, 1];
-    Phase { origin: [0, 0], step: one, h: 1, w: 1, stride: one, first: [0, 0], taps: one, weight: 0, depth: source.c }
 }
 
 fn window_args(window: &Window) -> [i32; 6] {
@@ -109,7 +62,7 @@ fn sizes(x: Shape, y: Shape) -> [i32; 5] {
 
 pub(super) fn head(x: Value, y: Value, classes: Option<Value>, bad: *mut u32, count: usize) -> HeadArgs {
     let classes = classes.map_or(std::ptr::null_mut(), |c| c.data.cast());
-    HeadArgs { x, y, classes, w: std::ptr::null(), bad, count: count as u32, k: 0, scale: 1.0, unused: 0 }
+    HeadArgs { x, y, classes, bad, count: count as u32, scale: 1.0, ..HeadArgs::NONE }
 }
 
 pub(super) fn channel(
@@ -125,18 +78,77 @@ pub(super) fn channel(
     ChannelArgs { x, weights, y, bad, pixels, channels, count, scale: 1.0 }
 }
 
-pub(super) fn map(from: (usize, usize), to: (usize, usize), x: Value, range: Value, y: Value) -> MapArgs {
-    MapArgs {
-        x: x.data.cast(),
-        range: range.data.cast(),
-        y: y.data.cast(),
-        from_h: from.0 as u32,
-        from_w: from.1 as u32,
-        h: to.0 as u32,
-        w: to.1 as u32,
-        lanes: x.lanes,
-        flag: 0,
-        weights: [0.0; 5],
-        unused: 0,
+/// Codes of `kernels/eltwise.cu`, in the order of its cases, with the function's parameter.
+pub(super) fn unary(f: Unary) -> (u32, f32) {
+    match f {
+        Unary::Positive => (0, 0.0),
+        Unary::Negative => (1, 0.0),
+        Unary::Absolute => (2, 0.0),
+        Unary::Root => (3, 0.0),
+        Unary::Times(s) => (4, s),
+        Unary::Plus(s) => (5, s),
+        Unary::Sigmoid(s) => (6, s),
+        Unary::Tanh(s) => (7, s),
+    }
+}
+
+/// The same for functions of two numbers.
+#[derive(Clone, Copy)]
+pub(super) enum Binary {
+    Add = 0,
+    AddRectified = 1,
+    Multiply = 2,
+    Larger = 3,
+    Damp = 4,
+    MaskPositive = 5,
+    MaskNegative = 6,
+    MaskNonZero = 7,
+}
+
+pub(super) fn mask(keep: Sign) -> Binary {
+    match keep {
+        Sign::Positive => Binary::MaskPositive,
+        Sign::Negative => Binary::MaskNegative,
+        Sign::NonZero => Binary::MaskNonZero,
+    }
+}
+
+/// Code of `Divisor` in `kernels/common.cuh` and its ε.
+pub(super) fn divisor(by: Divisor) -> (u32, f32) {
+    match by {
+        Divisor::Signed(eps) => (0, eps),
+        Divisor::NonZero => (1, 0.0),
+        Divisor::Shifted(eps) => (2, eps),
+    }
+}
+
+/// Code of `scale` in `kernels/sample.cu`, its ε, and what the lower end is multiplied by.
+pub(super) fn scaling(by: Scaling) -> (u32, f32, f32) {
+    match by {
+        Scaling::MinMax => (0, 0.0, 1.0),
+        Scaling::Sum { channels, eps } => (1, eps, channels as f32),
+        Scaling::Largest(by) => (2 + divisor(by).0, divisor(by).1, 1.0),
+    }
+}
+
+/// Code of `Seed` in `kernels/head.cu`.
+pub(super) fn seed(seed: Seed) -> u32 {
+    match seed {
+        Seed::One => 0,
+        Seed::Value => 1,
+        Seed::Others => 2,
+        Seed::Magnitude => 3,
+        Seed::OtherMagnitudes => 4,
+        Seed::Softmax => 5,
+        Seed::OtherSoftmax => 6,
+    }
+}
+
+/// Code of `Filter` in `kernels/interpolate.cu`.
+pub(super) fn filter(filter: Filter) -> u32 {
+    match filter {
+        Filter::Bilinear => 0,
+        Filter::Aligned => 1,
+        Filter::Bicubic => 2,
     }
 }

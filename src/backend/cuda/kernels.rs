@@ -49,13 +49,19 @@ macro_rules! kernels {
 }
 
 kernels! {
-    RELU "eltwise_relu" EltwiseArgs 256;
-    RELU_BACK "eltwise_relu_back" EltwiseArgs 256;
-    ADD "eltwise_add" EltwiseArgs 256;
+    UNARY "eltwise_unary" EltwiseArgs 256;
+    BINARY "eltwise_binary" EltwiseArgs 256;
     DIVIDE "eltwise_divide" EltwiseArgs 256;
-    MULTIPLY "eltwise_multiply" EltwiseArgs 256;
-    PART "eltwise_part" EltwiseArgs 256;
-    COPY "eltwise_copy" EltwiseArgs 256;
+    TOTALS "totals" ReduceArgs 1024;
+    RANGE "range" ReduceArgs 1024;
+    SHIFT "shift" SampleArgs 256;
+    CONTRAST "contrast" SampleArgs 256;
+    SCALE "scale" SampleArgs 256;
+    FILL "fill" FillArgs 256;
+    PERTURB "perturb" PerturbArgs 256;
+    CORRELATE "correlate" SampleConvArgs 256;
+    CONV_BY "conv_by" SampleConvArgs 256;
+    CONV_BACK_BY "conv_back_by" SampleConvArgs 256;
     MAX_POOL "max_pool" PoolArgs 256;
     MAX_POOL_BACK "max_pool_back" PoolArgs 256;
     AVG_POOL "avg_pool" AverageArgs 256;
@@ -67,20 +73,25 @@ kernels! {
     PICK "pick" HeadArgs 256;
     SEED "seed" HeadArgs 256;
     CLASS_ROW "class_row" HeadArgs 256;
+    HEAD_GRADIENT "head_gradient" HeadArgs 256;
+    HEAD_SHARES "head_shares" HeadArgs 256;
     PIXEL_SUM "pixel_sum" ChannelArgs 256;
     CHANNEL_SUM "channel_sum" ChannelArgs 256;
     CHANNEL_SCALE "channel_scale" ChannelArgs 256;
     CHANNEL_MAX "channel_max" ChannelArgs 256;
+    CHANNEL_SPREAD "channel_spread" ChannelArgs 256;
+    FACTOR "factor" ChannelArgs 1024;
+    INTERPOLATE "interpolate" InterpolateArgs 256;
     UNFOLD "unfold" UnfoldArgs 256;
     RESIZE_ACROSS "resize_across" ResizeArgs 256;
     RESIZE_DOWN "resize_down" ResizeArgs 256;
     FOLD "fold" FoldArgs 256;
-    MAP_RANGE "map_range" MapArgs 1024;
-    MAP_SCALE "map_scale" MapArgs 256;
-    MAP_RESIZE "map_resize" MapArgs 256;
     MAP_GAUSS "map_gauss" MapArgs 256;
     OVERLAY "overlay" OverlayArgs 256;
 }
+
+/// Bytes of shared memory that `factor` has besides what its launch adds, at most.
+const FACTOR_OWN: u32 = 16 << 10;
 
 /// All kernels on a device.
 pub(super) struct Kernels {
@@ -116,6 +127,7 @@ impl Kernels {
             loaded.allow_shared(tile.name, tile.shared)?;
         }
         loaded.allow_shared(super::conv::STEM.name, super::conv::STEM.shared)?;
+        loaded.allow_shared(FACTOR.name, limits.shared - FACTOR_OWN)?;
         Ok(loaded)
     }
 

@@ -1,11 +1,11 @@
 //! Steps with everything on the device that they need.
 
 use super::Cuda;
-use super::fill::{Product, is_plain, kind};
 use super::memory::Buffer;
+use super::product::{Product, is_plain, kind};
 use super::tables::{DeviceTables, blends};
 use crate::backend::taps::Direction;
-use crate::backend::{Instr, Slot, Step, Tables};
+use crate::backend::{Instr, Slot, Step, Tables, Variant};
 use crate::error::Result;
 use crate::net::Shape;
 
@@ -49,6 +49,12 @@ impl Cuda {
                 }
                 Instr::LinearBack { w, .. } | Instr::ClassRow { w, .. } => {
                     self.weights.linear(*w)?;
+                }
+                Instr::HeadShares { param, .. } => {
+                    self.weights.bias(*param, Some(Variant::Plain), false)?;
+                }
+                Instr::Vector { param, vector, .. } => {
+                    self.weights.vector(*param, *vector)?;
                 }
                 Instr::Overlay { size, photo, source, .. } => {
                     let (rows, cols) = crate::render::axes(*photo, *source, *size);

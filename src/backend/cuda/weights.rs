@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use super::device::Handle;
 use super::memory::Buffer;
 use crate::backend::taps::{self, Direction};
-use crate::backend::{ConvGeom, Variant, WeightRef};
+use crate::backend::{ConvGeom, Variant, Vector, WeightRef};
 use crate::error::Result;
 use crate::net::{Graph, ParamId};
 
@@ -26,6 +26,8 @@ enum Form {
     Bias(ParamId, Variant),
     /// fp16, for matrix products whose results are.
     HalfBias(ParamId, Variant),
+    /// One fp32 an output channel.
+    Vector(ParamId, Vector),
 }
 
 /// All weights that programs have asked for.
@@ -63,19 +65,15 @@ impl Weights {
 
     pub fn conv(&mut self, g: &ConvGeom, w: WeightRef, direction: Direction) -> Result<u64> {
         let graph = self.graph.clone();
-        self.address(Form::Conv(w, direction), w.param, || {
-            halves(&taps::pack(graph.param(w.param), g, w.variant, direction))
-        })
+        self.address(Form::Conv(w, direction), w.param, || halves(&taps::pack(graph.param(w.param), g, w, direction)))
     }
 
     pub fn linear(&mut self, w: WeightRef) -> Result<u64> {
         let graph = self.graph.clone();
         self.address(Form::Linear(w), w.param, || {
-            let weight = &graph.param(w.param).weight;
-            match w.variant {
-                Variant::Plain => halves(weight),
-                variant => weight.iter().map(|v| f16::from_f32(variant.of(*v))).collect(),
-            }
+            let param = graph.param(w.param);
+            let view = |(i, v): (usize, &f32)| f16::from_f32(w.of(param, i / param.inputs, *v));
+            if w.is_plain() { halves(&param.weight) } else { param.weight.iter().enumerate().map(view).collect() }
         })
     }
 
@@ -83,9 +81,14 @@ impl Weights {
         let graph = self.graph.clone();
         self.address(Form::Turned(w), w.param, || {
             let param = graph.param(w.param);
-            let column = |i: usize| param.weight.iter().skip(i).step_by(param.inputs);
-            (0..param.inputs).flat_map(column).map(|v| f16::from_f32(w.variant.of(*v))).collect()
+            let column = |i: usize| param.weight.iter().skip(i).step_by(param.inputs).enumerate();
+            (0..param.inputs).flat_map(column).map(|(o, v)| f16::from_f32(w.of(param, o, *v))).collect()
         })
+    }
+
+    pub fn vector(&mut self, param: ParamId, vector: Vector) -> Result<u64> {
+        let graph = self.graph.clone();
+        self.address(Form::Vector(param, vector), param, || vector.of(graph.param(param)))
     }
 
     /// Address of a bias, 0 where the layer or the rule has none.
