@@ -1,6 +1,6 @@
-//! Logits and maps against torch and zennit in `f64`, on seeded random weights of full width, and resampling against
-//! Pillow and torch. Bounds: three times the reference's own distance between `f32` and `f64`, at least 1e-5
-//! (`tests/golden/README.md`).
+//! Logits and maps of every method against references in `f64`, on seeded random weights of full width and on the
+//! bundled ones, and resampling against Pillow and torch. Bounds: three times the reference's own distance between
+//! `f32` and `f64`, at least 1e-5 (`tests/golden/README.md`).
 
 mod seeded;
 
@@ -13,7 +13,7 @@ use ucag::backend::cpu::Cpu;
 use ucag::backend::{Backend, Dtype, Instr, Pass, Scope, Slot, Step, Tables};
 use ucag::grid::{GridPlan, Weighting};
 use ucag::models::{Model, Preprocess};
-use ucag::{Device, Explainer, Fit, Frame, Grid, Maps, Mode, Network, Target, Working};
+use ucag::{Device, Explainer, Explanation, Fit, Frame, Grid, Maps, Mode, Network, Target, Working};
 
 /// What is never asked below, as a part of the range.
 const FLOOR: f64 = 1e-5;
@@ -78,76 +78,112 @@ fn distance(got: &[f32], want: &[f64]) -> (f64, f64) {
     (max / (hi - lo), norm(&differences) / norm(want))
 }
 
-fn check(what: &str, got: &[f32], want: &[f64], own: &Value) {
+/// Says how far a map is from its reference; an error where that is farther than its bound.
+fn check(what: &str, got: &[f32], want: &[f64], own: &Value) -> Result<(), String> {
     let (max, l2) = distance(got, want);
     let bound = |key: &str| (3.0 * own[key].as_f64().unwrap()).max(FLOOR);
-    println!("{what}: max {max:.2e} (bound {:.2e}), L2 {l2:.2e} (bound {:.2e})", bound("max"), bound("l2"));
-    assert!(max <= bound("max") && l2 <= bound("l2"), "{what} is farther from the reference than its bound");
+    let text = format!("{what}: max {max:.2e} (bound {:.2e}), L2 {l2:.2e} (bound {:.2e})", bound("max"), bound("l2"));
+    println!("{text}");
+    if max <= bound("max") && l2 <= bound("l2") { Ok(()) } else { Err(text) }
+}
+
+/// One picture, one method, plain or under UCAG: map and probabilities of the patches. An unknown method is an error.
+fn case_matches(golden: &Golden, network: &Network, case: &Value) -> Result<Explanation, String> {
+    let text = |key: &str| case[key].as_str().unwrap();
+    let what = format!("{} {}", network.model.name, text("tensor"));
+    let (h, w, pixels) = golden.image(&format!("image/{}", text("image")));
+    let plain = text("mode") == "plain";
+    let mode = if text("mode") == "release" { Mode::Release } else { Mode::Paper };
+    let alpha = case["alpha"].as_f64().unwrap_or(Grid::default().alpha);
+    let grid = Grid { mode, n: case["grid"].as_u64().unwrap() as usize, rho: case["rho"].as_f64(), alpha };
+    let mut builder = Explainer::with_network(network.clone())
+        .method(text("method"))
+        .layer(text("layer"))
+        .grid(grid)
+        .maps(if plain { Maps::Plain } else { Maps::Ucag })
+        .fit(Fit::None)
+        .device(Device::Cpu);
+    for (key, value) in case["set"].as_object().into_iter().flatten() {
+        builder = builder.set(key, value.as_str().unwrap());
+    }
+    let mut explainer = builder.build().map_err(|e| format!("{what}: {e}"))?;
+    let class = case["class"].as_u64().unwrap() as usize;
+    let explanation = explainer.explain(&Frame::rgb(&pixels, h, w).unwrap(), &Target::Classes(vec![class])).unwrap();
+    let of_class = &explanation.classes[0];
+    let map = of_class.map();
+    let (shape, want) = golden.get(text("tensor"));
+    assert_eq!([map.h, map.w], shape[..], "{what}");
+    check(&what, &map.data, &want, case)?;
+    let p = if plain { vec![of_class.probability] } else { of_class.patch_probabilities.clone() };
+    let (lo, hi) = p.iter().fold((f32::MAX, f32::MIN), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
+    for (got, want) in [lo, hi].into_iter().zip(case["p"].as_array().unwrap()) {
+        let want = want.as_f64().unwrap();
+        if (f64::from(got) - want).abs() >= 1e-4 {
+            return Err(format!("{what}: probability {got}, expected {want}"));
+        }
+    }
+    Ok(explanation)
+}
+
+/// All maps of one golden file.
+fn all_match(golden: &Golden, network: &Network) {
+    let results = golden
+        .json("cases")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|case| case_matches(golden, network, case))
+        .collect::<Vec<_>>();
+    let wrong: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "farther from the reference than the bound:\n{}", wrong.join("\n"));
+}
+
+/// Logits of one picture, and the probability of its top class.
+fn logits_match(golden: &Golden, image: &str, (top, p): (usize, f32)) {
+    let want = &golden.json("logits")[image];
+    assert_eq!(Some(top as u64), want["class"].as_u64(), "top class of {image}");
+    // A softmax changes by at most half of what its logits change by.
+    let (_, logits) = golden.get(&format!("logits/{image}"));
+    let range = logits.iter().fold(f64::MIN, |m, v| m.max(*v)) - logits.iter().fold(f64::MAX, |m, v| m.min(*v));
+    let bound = (3.0 * want["max"].as_f64().unwrap()).max(FLOOR) * range / 2.0;
+    let error = (f64::from(p) - want["p"].as_f64().unwrap()).abs();
+    assert!(error <= bound, "probability {p} of {image}, expected {want} within {bound:.1e}");
 }
 
 fn network_matches(name: &str) {
     let golden = Golden::open(name);
     let network = golden.network(name);
     for case in golden.json("cases").as_array().unwrap() {
-        let text = |key: &str| case[key].as_str().unwrap();
-        let (h, w, pixels) = golden.image(&format!("image/{}", text("image")));
-        let mode = if text("mode") == "release" { Mode::Release } else { Mode::Paper };
-        let grid = Grid { mode, n: case["grid"].as_u64().unwrap() as usize, ..Grid::default() };
-        let plain = text("mode") == "plain";
-        let mut explainer = Explainer::with_network(network.clone())
-            .method(text("method"))
-            .layer(text("layer"))
-            .grid(grid)
-            .maps(if plain { Maps::Plain } else { Maps::Ucag })
-            .fit(Fit::None)
-            .device(Device::Cpu)
-            .build()
-            .unwrap();
-        let class = case["class"].as_u64().unwrap() as usize;
-        let explanation =
-            explainer.explain(&Frame::rgb(&pixels, h, w).unwrap(), &Target::Classes(vec![class])).unwrap();
-        let of_class = &explanation.classes[0];
-        let (top, p) = explanation.top[0];
-        let want = &golden.json("logits")[text("image")];
-        assert_eq!(Some(top as u64), want["class"].as_u64(), "top class of {name}");
-        // A softmax changes by at most half of what its logits change by.
-        let (_, logits) = golden.get(&format!("logits/{}", text("image")));
-        let range = logits.iter().fold(f64::MIN, |m, v| m.max(*v)) - logits.iter().fold(f64::MAX, |m, v| m.min(*v));
-        let bound = (3.0 * want["max"].as_f64().unwrap()).max(FLOOR) * range / 2.0;
-        let error = (f64::from(p) - want["p"].as_f64().unwrap()).abs();
-        assert!(error <= bound, "probability {p} of {name}, expected {want} within {bound:.1e}");
-        let map = of_class.map();
-        let (shape, want) = golden.get(text("tensor"));
-        assert_eq!([map.h, map.w], shape[..]);
-        check(&format!("{name} {}", text("tensor")), &map.data, &want, case);
-        if !plain {
-            let p = &of_class.patch_probabilities;
-            let (lo, hi) = p.iter().fold((f32::MAX, f32::MIN), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
-            for (got, want) in [lo, hi].into_iter().zip(case["p"].as_array().unwrap()) {
-                assert!((f64::from(got) - want.as_f64().unwrap()).abs() < 1e-4, "patch probabilities {lo}..{hi}");
-            }
-        }
+        let explanation = case_matches(&golden, &network, case).unwrap();
+        logits_match(&golden, case["image"].as_str().unwrap(), explanation.top[0]);
     }
+    all_match(&Golden::open(&format!("methods-{name}")), &network);
 }
 
 #[test]
-fn resnet18_matches_torch_and_zennit() {
+fn resnet18_matches_references() {
     network_matches("resnet18");
 }
 
 #[test]
-fn resnet50_matches_torch_and_zennit() {
+fn resnet50_matches_references() {
     network_matches("resnet50");
 }
 
 #[test]
-fn vgg16_matches_torch_and_zennit() {
+fn vgg16_matches_references() {
     network_matches("vgg16");
 }
 
 #[test]
-fn vgg11_bn_matches_torch_and_zennit() {
+fn vgg11_bn_matches_references() {
     network_matches("vgg11_bn");
+}
+
+#[test]
+fn bundled_weights_match_references() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-everyday.safetensors");
+    all_match(&Golden::open("methods-everyday"), &Network::open(path, None).unwrap());
 }
 
 #[test]

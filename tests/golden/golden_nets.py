@@ -55,14 +55,14 @@ def golden_images():
     return {"small": np.array(small), "square": np.array(square)}
 
 
-def normalise(image, dtype=torch.float64, fused=False):
+def normalise(image, dtype=torch.float64, fused=False, mean=MEAN, std=STD):
     """uint8 (H, W, 3) -> normalised (1, 3, H, W), computed in `dtype`; `fused` as one multiplication and one addition."""
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(dtype)
     if fused:
-        scale = [1 / (255 * s) for s in STD]
-        shift = [-m / s for m, s in zip(MEAN, STD)]
+        scale = [1 / (255 * s) for s in std]
+        shift = [-m / s for m, s in zip(mean, std)]
         return x * torch.tensor(scale, dtype=dtype).view(1, 3, 1, 1) + torch.tensor(shift, dtype=dtype).view(1, 3, 1, 1)
-    mean, std = (torch.tensor(v, dtype=dtype).view(1, 3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v, dtype=dtype).view(1, 3, 1, 1) for v in (mean, std))
     return (x / 255 - mean) / std
 
 
