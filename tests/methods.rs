@@ -71,18 +71,20 @@ fn check(network: &Network, method: &'static str) {
 
     let given = explain(&mut first, &Target::Classes(vec![class]));
     assert_eq!(bits(&given, class), expected, "{what}: the top class, given by its number");
-    for (batch, threads) in [(1, 2), (2, 1), (5, 3), (5, 3), (9, 2)] {
+    // Two methods see every way to share the work; the others, which are cut up by the same plans, see another one.
+    let first_two = METHODS[..2].iter().any(|m| m.name == method);
+    let ways: &[_] = if first_two { &[(1, 2), (2, 1), (5, 3), (5, 3), (9, 2)] } else { &[(5, 3)] };
+    for (batch, threads) in ways.iter().copied() {
         let again = explain(&mut explainer(network, &Setting { batch, threads, ..setting }), &Target::Top(1));
         assert_eq!(bits(&again, class), expected, "{what}: batches of {batch} on {threads} threads");
     }
-    assert_eq!(bits(&explain(&mut first, &Target::Top(1)), class), expected, "{what}: the second run");
 
-    let three = [class, (class + 1) % common::CLASSES, (class + 4) % common::CLASSES];
+    let classes = [class, (class + 4) % common::CLASSES];
     let together = explain(
         &mut explainer(network, &Setting { batch: 2, threads: 2, ..setting }),
-        &Target::Classes(three.to_vec()),
+        &Target::Classes(classes.to_vec()),
     );
-    for class in three {
+    for class in classes {
         let alone = explain(&mut first, &Target::Classes(vec![class]));
         assert_eq!(bits(&together, class), bits(&alone, class), "{what}: class {class} with others and alone");
     }
