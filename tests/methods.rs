@@ -69,14 +69,17 @@ fn check(network: &Network, method: &'static str) {
     }
     let expected = bits(&top, class);
 
-    let given = explain(&mut first, &Target::Classes(vec![class]));
-    assert_eq!(bits(&given, class), expected, "{what}: the top class, given by its number");
     // Two methods see every way to share the work; the others, which are cut up by the same plans, see another one.
     let first_two = METHODS[..2].iter().any(|m| m.name == method);
     let ways: &[_] = if first_two { &[(1, 2), (2, 1), (5, 3), (5, 3), (9, 2)] } else { &[(5, 3)] };
     for (batch, threads) in ways.iter().copied() {
-        let again = explain(&mut explainer(network, &Setting { batch, threads, ..setting }), &Target::Top(1));
+        let setting = Setting { batch, threads, ..setting };
+        let again = explain(&mut explainer(network, &setting), &Target::Classes(vec![class]));
         assert_eq!(bits(&again, class), expected, "{what}: batches of {batch} on {threads} threads");
+    }
+    // Deeper networks of a kind add layers, and none of a new kind.
+    if !first_two && !["resnet18", "resnet50", "vgg11", "vgg11_bn"].contains(&network.model.name) {
+        return;
     }
 
     let classes = [class, (class + 4) % common::CLASSES];
