@@ -84,6 +84,5 @@ template <int N> DEVICE void store_pack(const Value& v, u64 i, const float (&x)[
     }
 }
 
-// Whether packs of four elements of an operand lie on addresses that one access can read.
 // Whether an operand's address allows packs of four. One that is absent does.
 DEVICE bool packs(const Value& v) { return reinterpret_cast<u64>(v.data) % (v.half ? 8 : 16) == 0; }

@@ -24,12 +24,10 @@ KERNEL(fill, FillArgs, 256, 8) {
             const u32 c = (first + j) % a.channels;
             y[j] = a.vector ? a.vector[c] : a.range.data ? (c < a.own ? end : 0.0f) : a.values[c & 3];
         }
-        if (packed && first < len) {
-            store_pack(a.y, a.y.len * b + first, y, a.bad);
-            continue;
-        }
-        for (u32 j = 0; j < PACK; ++j) {
-            if (first + j < len) store(a.y, a.y.len * b + first + j, y[j], a.bad);
+        if (packed) {
+            if (first < len) store_pack(a.y, a.y.len * b + first, y, a.bad);
+        } else {
+            for (u32 j = 0; j < PACK && first + j < len; ++j) store(a.y, a.y.len * b + first + j, y[j], a.bad);
         }
     }
 }
