@@ -55,7 +55,8 @@ fn functions_of_a_few_numbers() {
         let root = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Unary { f: Unary::Root, x: o[0], y };
         let positive = x.clone().map(f64::abs);
         check("root", &[positive], len, NOWHERE, &root, &|o| o[0].iter().map(|v| v.sqrt()).collect());
-        let passes: [(Sign, fn(f64) -> bool); 3] =
+        type Passes = fn(f64) -> bool;
+        let passes: [(Sign, Passes); 3] =
             [(Sign::Positive, |v| v > 0.0), (Sign::Negative, |v| v < 0.0), (Sign::NonZero, |v| v != 0.0)];
         for (keep, pass) in passes {
             let write = |o: &[Slot], add: Option<Slot>, y: Slot| Instr::Mask { keep, x: o[0], r: o[1], add, y };
