@@ -60,7 +60,8 @@ fn randomised(bytes: &[u8], layers: &[String]) -> Vec<u8> {
 
 /// Numbers in ±`limit` that depend on the key alone.
 fn drawn(key: &str, count: usize, limit: f32) -> Vec<f32> {
-    let mut state = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let mut state =
+        key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -118,7 +119,8 @@ fn report(stages: &[usize], left: &[Vec<f64>]) -> String {
     text += &format!(" below {BOUND} |\n|---|{}---|\n", "---:|".repeat(stages.len()));
     for (method, left) in METHODS.iter().zip(left) {
         write!(text, "| `{}` |", method.name).expect("a string");
-        left.iter().for_each(|rank| write!(text, " {:.2} |", if rank.is_nan() { 0.0 } else { *rank }).expect("a string"));
+        left.iter()
+            .for_each(|rank| write!(text, " {:.2} |", if rank.is_nan() { 0.0 } else { *rank }).expect("a string"));
         let last = left.last().copied().unwrap_or_default();
         text += if last.is_nan() || last.abs() < BOUND { " yes |\n" } else { " **no** |\n" };
     }

@@ -186,7 +186,7 @@ fn explanations_agree_with_the_cpus() {
                     let (want, got) = (want.as_ref().expect("a map"), got.as_ref().expect("a map"));
                     let what = format!("{what}, {kind}, class {}", of_class);
                     common::assert_nmse(&what, &got.data, &common::to_f64(&want.data), tolerance::HALF_MAP);
-                    let rank = common::spearman(&want.data, &got.data);
+                    let rank = common::spearman::spearman(&want.data, &got.data);
                     println!("        Spearman {rank:.5}");
                     assert!(rank >= 0.99, "{what}: Spearman {rank}");
                 }
