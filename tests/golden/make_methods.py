@@ -35,8 +35,9 @@ def noisy(seed):
 
 TWINS = [Twin(1, 1, torch.float64, torch.contiguous_format, False, True),
          Twin(1, 4, torch.float32, torch.channels_last, True, False), noisy(1), noisy(2), noisy(3)]
-# A sum of two branches is near zero in one of its patches, and relevance is shared in proportion to them.
-MORE = {"resnet18": [noisy(4), noisy(5), noisy(6), noisy(7), noisy(8)]}
+# More of them where the sum of two branches is near zero in some patch, and relevance is shared in proportion to them:
+# seeds of noise, and the methods that it is for where not for all.
+MORE = {"resnet18": (range(4, 9), None), "resnet50": (range(4, 16), ("agf", "rap"))}
 # Thirty-two passes a patch: three runs say enough.
 FEWER = {"integrated-gradients": 3}
 POOLS = {"vgg16": (4, 9, 16, 23, 30), "vgg11_bn": (3, 7, 14, 21, 28), "everyday": (4, 9, 16, 23, 29)}
@@ -183,12 +184,13 @@ def make(name):
             jobs.append((case, mode, truth))
             print(name, tensor, f"{time.time() - began:.1f} s", f"{truth.min():.3g} .. {truth.max():.3g}", flush=True)
     measured = [[] for _ in jobs]
-    for i, twin in enumerate(TWINS + MORE.get(name, [])):
+    seeds, heavy = MORE.get(name, ((), None))
+    for i, twin in enumerate(TWINS + [noisy(seed) for seed in seeds]):
         with torch.backends.mkldnn.flags(enabled=twin.onednn):
             net = prepared(name, base, mean, std, twin)
             ready = normalise(picture, torch.float32, twin.fused, mean, std).contiguous(memory_format=twin.layout)
             for (case, mode, truth), distances in zip(jobs, measured):
-                if i >= FEWER.get(case.method, len(TWINS)):
+                if i >= FEWER.get(case.method, 99) or i >= len(TWINS) and heavy and case.method not in heavy:
                     continue
                 distances.append(distance(explain(net, ready, k, case.job, mode, twin.batch)[0], truth))
     for case, distances in zip(listed, measured):
