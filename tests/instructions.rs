@@ -55,10 +55,12 @@ fn functions_of_a_few_numbers() {
         let root = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Unary { f: Unary::Root, x: o[0], y };
         let positive = x.clone().map(f64::abs);
         check("root", &[positive], len, NOWHERE, &root, &|o| o[0].iter().map(|v| v.sqrt()).collect());
-        type Passes = fn(f64) -> bool;
-        let passes: [(Sign, Passes); 3] =
-            [(Sign::Positive, |v| v > 0.0), (Sign::Negative, |v| v < 0.0), (Sign::NonZero, |v| v != 0.0)];
-        for (keep, pass) in passes {
+        for keep in [Sign::Positive, Sign::Negative, Sign::NonZero] {
+            let pass = |v: f64| match keep {
+                Sign::Positive => v > 0.0,
+                Sign::Negative => v < 0.0,
+                Sign::NonZero => v != 0.0,
+            };
             let write = |o: &[Slot], add: Option<Slot>, y: Slot| Instr::Mask { keep, x: o[0], r: o[1], add, y };
             let mask = |o: &[&[f64]]| zip(o[0], o[1], |x, r| if pass(x) { r } else { 0.0 });
             check("mask", &[with_zeros(x.clone()), two.clone()], len, &ADDS, &write, &mask);
