@@ -191,8 +191,7 @@ fn check_on_gpu(network: &Network, method: &'static str) {
     assert!(bits(&found, 3) == bits(&together, 3), "{what}: a class with others and alone");
     let on_cpu = Setting { device: Device::Cpu, batch: 4, threads: 2, ..setting };
     let expected = explain(&mut explainer(network, &on_cpu), &classes(&[3]));
-    // Shares of sums that nearly cancel: on the CPU too, weights rounded to 16 bits give other maps (NMSE of 0.6 and 1.1).
-    if network.model.name == "resnet18" && ["rap", "agf"].contains(&method) {
+    if is_lost(network.model.name, method) {
         return;
     }
     let maps = |e: &Explanation| [&e.classes[0].ucag, &e.classes[0].plain].map(|m| m.clone().expect("both maps").data);
@@ -206,6 +205,18 @@ fn check_on_gpu(network: &Network, method: &'static str) {
         let few = kind == "plain" && Method::named(method).expect("a method").level == Level::Layer;
         let rank = spearman(&want, &got);
         assert!(few || rank >= least, "{what}, {kind}: Spearman {rank}");
+    }
+}
+
+/// Where nothing can be compared, on these networks of random weights. Shares of sums that nearly cancel: on the CPU too,
+/// weights rounded to 16 bits give other maps (NMSE of 0.6 and 1.1). Contrasts of a plain chain, in which all classes'
+/// maps become alike: 2e-6 of either map is left, less than products of 11 bits resolve.
+#[cfg(feature = "cuda")]
+fn is_lost(network: &str, method: &str) -> bool {
+    match network {
+        "resnet18" => ["rap", "agf"].contains(&method),
+        "vgg11_bn" => ["clrp", "sglrp", "cmwp"].contains(&method),
+        _ => false,
     }
 }
 
