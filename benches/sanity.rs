@@ -4,6 +4,9 @@
 //! method that explains the class must change; Spearman's rank correlation with the map of the trained network says how
 //! much. Writes `benches/results/sanity.md`.
 
+#[allow(dead_code)]
+#[path = "../tests/seeded/mod.rs"]
+mod seeded;
 #[path = "../tests/common/spearman.rs"]
 mod spearman;
 
@@ -43,7 +46,9 @@ fn randomised(bytes: &[u8], layers: &[String]) -> Vec<u8> {
             let Ok(tensor) = file.tensor(&key) else { continue };
             let from = start + header[&key]["data_offsets"][0].as_u64().expect("an offset") as usize;
             let count = tensor.shape().iter().product();
-            fresh.push((from, tensor.dtype(), drawn(&key, count, 1.0 / (inputs as f32).sqrt())));
+            let limit = 1.0 / (inputs as f32).sqrt();
+            let values: Vec<f32> = seeded::values(&key, 0, count).into_iter().map(|v| limit * v).collect();
+            fresh.push((from, tensor.dtype(), values));
         }
     }
     for (from, dtype, values) in fresh {
@@ -56,19 +61,6 @@ fn randomised(bytes: &[u8], layers: &[String]) -> Vec<u8> {
         bytes[from..from + raw.len()].copy_from_slice(&raw);
     }
     bytes
-}
-
-/// Numbers in ±`limit` that depend on the key alone.
-fn drawn(key: &str, count: usize, limit: f32) -> Vec<f32> {
-    let mut state =
-        key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| limit * next()).collect()
 }
 
 /// All methods' plain maps of one class.

@@ -1,114 +1,12 @@
 //! The program as its users run it, with a tiny network.
 
-use std::collections::HashMap;
+mod program;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use safetensors::{Dtype, tensor::TensorView};
+use program::{Place, failed, fine, text, weights};
 use serde_json::Value;
-use tempfile::TempDir;
-use ucag::models::Model;
-
-const LABELS: &[&str] = &["tabby cat", "tiger cat", "dog", "golden retriever", "bear", "cat"];
-
-/// A folder with weights and photos.
-struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
-        std::fs::write(place.path("net.safetensors"), weights(false)).unwrap();
-        place.photo("photo.png");
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn photo(&self, name: &str) {
-        let colour = |x: u32, y: u32| image::Rgb([(x * 3) as u8, (y * 5) as u8, ((x * y) % 251) as u8]);
-        image::RgbImage::from_fn(80, 60, colour).save(self.path(name)).unwrap();
-    }
-
-    /// `explain` with settings that are fast.
-    fn explain(&self, arguments: &[&str]) -> Output {
-        let fast = ["explain", "--device", "cpu", "--grid", "2", "--rho", "0.6", "--alpha", "1"];
-        self.run(&[&fast, arguments].concat())
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ucag-fast"));
-        command.current_dir(self.folder.path()).env("UCAG_WEIGHTS", "net.safetensors").args(arguments);
-        command
-    }
-
-    /// Names in a folder, sorted; hidden ones too.
-    fn files(&self, folder: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path(folder)).unwrap();
-        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-/// A narrow ResNet-18; with a `dead` head no class has evidence.
-fn weights(dead: bool) -> Vec<u8> {
-    let (_, list) = Model::named("resnet18").unwrap().blueprint(LABELS.len(), 16).unwrap();
-    let mut state = 1u32;
-    let mut draw = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = list
-        .into_iter()
-        .map(|(key, shape)| {
-            let count: usize = shape.iter().product();
-            let gain = (3.0 / shape[1..].iter().product::<usize>() as f32).sqrt();
-            let value = |v: f32| match shape.len() {
-                1 if key.ends_with("weight") || key.ends_with("var") => 1.0 + 0.2 * v,
-                1 => 0.1 * v,
-                2 if dead => 0.0,
-                _ => gain * v,
-            };
-            let bytes = (0..count).flat_map(|_| value(draw()).to_le_bytes()).collect();
-            (key, shape, bytes)
-        })
-        .collect();
-    let views = tensors.iter().map(|(k, s, b)| (k.as_str(), TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
-    let metadata = [("ucag.size", "64".into()), ("ucag.labels", serde_json::to_string(LABELS).unwrap())];
-    let metadata: HashMap<String, String> = metadata.map(|(k, v)| (k.to_string(), v)).into();
-    safetensors::serialize(views, Some(metadata)).unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-#[track_caller]
-fn fine(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// The run failed, said so in the agreed form and named `words`.
-#[track_caller]
-fn failed(output: &Output, words: &[&str]) {
-    let errors = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{errors}");
-    assert!(errors.starts_with("ucag-fast: error: "), "{errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    for word in words {
-        assert!(errors.contains(word), "expected `{word}` in: {errors}");
-    }
-}
 
 #[test]
 fn a_photo_gives_overlay_and_json() {
@@ -411,72 +309,6 @@ fn options_that_make_no_sense() {
         assert_eq!(place.files("."), before, "{arguments:?} left something");
     }
     failed(&place.run(&["explain"]), &["PHOTO"]);
-}
-
-#[test]
-fn files_are_replaced_whole_or_not_at_all() {
-    let place = Place::new();
-    std::fs::create_dir_all(place.path("o/photo.json")).unwrap();
-    std::fs::write(place.path("o/photo.overlay.png"), "old").unwrap();
-    failed(&place.explain(&["photo.png", "--out", "o"]), &["photo.json"]);
-    assert_eq!(std::fs::read(place.path("o/photo.overlay.png")).unwrap(), b"old");
-    std::fs::remove_dir(place.path("o/photo.json")).unwrap();
-    fine(&place.explain(&["photo.png", "--out", "o"]));
-    assert_eq!(place.files("o"), ["photo.json", "photo.overlay.png"]);
-    assert!(image::open(place.path("o/photo.overlay.png")).is_ok());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = |name: &str| std::fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode("o/photo.json"), mode("photo.png"), "as any new file");
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn a_full_or_closed_standard_output() {
-    let place = Place::new();
-    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
-    let output = place.command(&["methods"]).stdout(full()).output().unwrap();
-    failed(&output, &["standard output"]);
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = place.command(&["methods"]).stdout(writer).output().unwrap();
-    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn full_and_read_only_disks() {
-    let place = Place::new();
-    std::fs::create_dir(place.path("disk")).unwrap();
-    let disk = place.path("disk").display().to_string();
-    let mount = |arguments: &[&str]| Command::new("mount").args(arguments).arg(&disk).output();
-    if !mount(&["-t", "tmpfs", "-o", "size=4k", "none"]).is_ok_and(|done| done.status.success()) {
-        return; // only the superuser may mount
-    }
-    let full = place.explain(&["photo.png", "--out", "disk"]);
-    let left = place.files("disk");
-    mount(&["-o", "remount,ro"]).unwrap();
-    let locked = place.explain(&["photo.png", "--out", "disk"]);
-    Command::new("umount").arg(&disk).status().unwrap();
-    failed(&full, &["photo.overlay.png", "No space left"]);
-    assert!(left.is_empty(), "{left:?}");
-    failed(&locked, &["disk", "Read-only"]);
-}
-
-#[test]
-#[cfg(unix)]
-fn an_interrupt_leaves_no_temporary_file() {
-    let place = Place::new();
-    let mut child = place.command(&["explain", "photo.png", "--grid", "40", "--out", "o"]).spawn().unwrap();
-    while !Path::new(&place.path("o")).exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(place.files("o").is_empty());
 }
 
 #[test]
