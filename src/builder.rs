@@ -34,6 +34,7 @@ pub struct Builder {
     memory: Option<u64>,
     batch: Option<usize>,
     closed_forms: bool,
+    sharing: bool,
 }
 
 macro_rules! setters {
@@ -77,6 +78,8 @@ impl Builder {
         batch: usize => batch = Some(batch);
         /// Whether closed forms may stand in for the walk down the network (default). Off serves comparison.
         closed_forms: bool => closed_forms = closed_forms;
+        /// Whether what neighbouring patches have in common is computed once (default). Off serves comparison.
+        sharing: bool => sharing = sharing;
     }
 
     /// Several explanation methods, in place of one. They share the forward pass.
@@ -116,6 +119,7 @@ impl Builder {
             memory: None,
             batch: None,
             closed_forms: true,
+            sharing: true,
         }
     }
 
@@ -167,6 +171,7 @@ impl Builder {
             comfortable: if self.batch.is_some() { u64::MAX } else { budget.comfortable },
             wanted_batch: self.batch.unwrap_or(budget.batch).min(MAX_BATCH),
             closed_forms: self.closed_forms,
+            sharing: self.sharing,
             threads,
         })
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::builder::Builder;
 use crate::device::{Device, Precision};
-use crate::engine::{Floors, Output, Request};
+use crate::engine::{Floors, LayerTime, Output, Request};
 use crate::error::{ErrorKind, Result};
 use crate::explanation::{ClassExplanation, Explanation, Times};
 use crate::frame::{Fit, Frame, Working};
@@ -54,6 +54,7 @@ pub struct Explainer {
     pub(crate) comfortable: u64,
     pub(crate) wanted_batch: usize,
     pub(crate) closed_forms: bool,
+    pub(crate) sharing: bool,
     pub(crate) threads: usize,
 }
 
@@ -116,6 +117,15 @@ impl Explainer {
         self.runner.floors()
     }
 
+    /// How long each step of an explanation takes by itself: the latest frame is explained once more, step by step.
+    /// Nothing before the first explanation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn layers(&mut self) -> Result<Vec<LayerTime>> {
+        self.runner.layers()
+    }
+
     /// Explains a picture.
     ///
     /// # Errors
@@ -152,6 +162,7 @@ impl Explainer {
             grid: (self.maps != Maps::Plain).then_some(self.grid),
             overlay: self.overlay,
             closed_forms: self.closed_forms,
+            sharing: self.sharing,
             memory: self.memory,
             comfortable: self.comfortable,
             wanted_batch: self.wanted_batch,

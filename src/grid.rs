@@ -255,6 +255,9 @@ pub(crate) fn bicubic(s: f64, crop: &Span) -> Taps {
     const A: f64 = -0.75;
     let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
     let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    // Samples at the same distance from a pixel get the same weights, whatever the patch: positions are rounded.
+    const FINE: f64 = (1_u64 << 32) as f64;
+    let s = (s * FINE).round() / FINE;
     let base = s.floor();
     let t = s - base;
     let weight = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)].map(|w| w as f32);

@@ -59,7 +59,7 @@ mod runner;
 pub use backend::{Ceilings, Work};
 pub use builder::Builder;
 pub use device::{Device, Gpu, Precision, gpus};
-pub use engine::{Check, Floor, Floors, StageTimes};
+pub use engine::{Check, Floor, Floors, LayerTime, StageTimes};
 pub use error::{Error, ErrorKind, Misfit, Result};
 pub use explainer::{Explainer, Maps, Target};
 pub use explanation::{ClassExplanation, Explanation, Times};

@@ -7,7 +7,7 @@ use crate::backend::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::{self, Cuda};
 use crate::device::{Device, Precision};
-use crate::engine::{Engine, Floors, Output, Request};
+use crate::engine::{Engine, Floors, LayerTime, Output, Request};
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::models::Network;
@@ -101,6 +101,11 @@ impl Runner {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Output> {
         on!(self, engine => engine.run(request, frame, classes, progress))
+    }
+
+    /// As [`Engine::layers`].
+    pub fn layers(&mut self) -> Result<Vec<LayerTime>> {
+        on!(self, engine => engine.layers())
     }
 
     /// As [`Engine::floors`].

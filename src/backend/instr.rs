@@ -1,5 +1,7 @@
 //! The closed set of instructions, and what they take besides operands.
 
+use std::sync::Arc;
+
 use crate::methods::Level;
 use crate::net::{AvgPool, Param, ParamId, Shape, Window};
 
@@ -263,6 +265,33 @@ pub enum Filter {
     Bicubic,
 }
 
+/// Pixels of one value that make up another, row by row and column by column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picks {
+    /// Shape of the value that they are taken from.
+    pub from: Shape,
+    /// Shape of a result.
+    pub to: Shape,
+    /// The row that each row of a result is, for every row of patches.
+    pub rows: Arc<[u32]>,
+    /// The column that each column of a result is, for every column of patches.
+    pub cols: Arc<[u32]>,
+    /// What a result has [outside](Self::OUTSIDE).
+    pub fill: f32,
+}
+
+impl Picks {
+    /// A row or column that is none of the value's.
+    pub const OUTSIDE: u32 = u32::MAX;
+
+    /// Rows and columns of one patch.
+    pub fn of(&self, patch: usize) -> (&[u32], &[u32]) {
+        let (h, w) = (self.to.h, self.to.w);
+        let columns = self.cols.len() / w;
+        (&self.rows[patch / columns * h..][..h], &self.cols[patch % columns * w..][..w])
+    }
+}
+
 /// Values at the network's output from which a walk down starts; zero everywhere else. `k` is the explained class, `K`
 /// the number of classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -375,6 +404,8 @@ pub enum Instr<R> {
     /// Two-factor fit of `x` `[pixels, channels]` by the sign of a map `phi` `[pixels]` (`methods.md` 14, `fact`): what
     /// speaks for positive pixels less what speaks for negative ones. `[pixels]`
     Factor { x: R, channels: usize, phi: R, y: R },
+    /// Pixels of `x`, which all samples share, that each sample's `y` is made of.
+    Gather { picks: Picks, x: R, y: R },
     /// Copies a value of the batch to its place among all patches.
     Keep { x: R, y: R },
     /// Weighs the maps of all patches by `exp(p)`, scales them back and adds them where they lie (`methods.md`
@@ -410,6 +441,13 @@ pub enum Access {
     ReadInPlace,
     /// Writes all of it.
     Write,
+}
+
+impl<R: std::fmt::Debug> Instr<R> {
+    /// Its name, such as `ConvBack`.
+    pub fn name(&self) -> String {
+        format!("{self:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+    }
 }
 
 impl<R> Instr<R> {
@@ -464,6 +502,7 @@ impl<R> Instr<R> {
             I::Shift { x, mask, count, from, to, y } => { read!(x, mask, count, from); read_opt!(to); write!(y); I::Shift { x, mask, count, from, to, y } }
             I::Contrast { x, other, total, other_total, y } => { read!(x, other, total, other_total); write!(y); I::Contrast { x, other, total, other_total, y } }
             I::Factor { x, channels, phi, y } => { read!(x, phi); write!(y); I::Factor { x, channels, phi, y } }
+            I::Gather { picks, x, y } => { read!(x); write!(y); I::Gather { picks, x, y } }
             I::Keep { x, y } => { read!(x); write!(y); I::Keep { x, y } }
             I::Fold { maps, p, map, y } => { read!(maps, p); write!(y); I::Fold { maps, p, map, y } }
             I::Range { x, channels, y } => { read!(x); write!(y); I::Range { x, channels, y } }

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::frame::{Frame, Working};
 use crate::grid::{FoldPlan, Resample};
 pub use instr::{
-    Access, AvgGeom, ConvGeom, Divisor, Filter, Instr, PoolGeom, Scaling, Seed, Sign, Unary, Variant, Vector,
+    Access, AvgGeom, ConvGeom, Divisor, Filter, Instr, Picks, PoolGeom, Scaling, Seed, Sign, Unary, Variant, Vector,
     WeightRef, WeightSign, rectify,
 };
 pub use work::{Ceilings, Work};

@@ -12,6 +12,13 @@ pub struct Work {
     pub bytes: f64,
 }
 
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.flops += other.flops;
+        self.bytes += other.bytes;
+    }
+}
+
 /// What a device does at best, as measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceilings {

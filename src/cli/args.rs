@@ -119,6 +119,9 @@ pub struct Bench {
     /// Lay the map over the frame too
     #[arg(long)]
     pub overlay: bool,
+    /// Time each layer by itself too
+    #[arg(long)]
+    pub layers: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

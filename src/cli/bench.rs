@@ -34,6 +34,7 @@ struct Report {
     first_frame_ms: f64,
     latency_ms: Latency,
     stages: Vec<Stage>,
+    layers: Vec<Layer>,
     memory_bytes: u64,
     note: Option<String>,
 }
@@ -68,6 +69,18 @@ struct Stage {
     megabytes: f64,
     /// What the floor is made of: `flops` or `bytes`.
     bound: Option<&'static str>,
+}
+
+/// One step of all batches together: its time, and the time below which it cannot be done.
+#[derive(Serialize)]
+struct Layer {
+    stage: &'static str,
+    node: String,
+    operation: String,
+    ms: f64,
+    floor_ms: f64,
+    gflop: f64,
+    megabytes: f64,
 }
 
 /// Measures and prints.
@@ -116,6 +129,17 @@ fn report(
     timed: &[(f64, Explanation)],
 ) -> Result<Report> {
     let floors = explainer.floors()?;
+    let timed_layers = if args.layers { explainer.layers()? } else { vec![] };
+    let layers = timed_layers.into_iter().map(|layer| Layer {
+        stage: layer.stage,
+        node: layer.node,
+        operation: layer.operation,
+        ms: ms(layer.time),
+        floor_ms: floors.as_ref().map_or(0.0, |f| 1e3 * f.ceilings.floor(&layer.work)),
+        gflop: layer.work.flops / 1e9,
+        megabytes: layer.work.bytes / 1e6,
+    });
+    let layers = layers.collect();
     let emulated = explainer.device_name().contains("emulat");
     let (flops, bytes) = floors.as_ref().map_or((0.0, 0.0), |f| (f.ceilings.flops, f.ceilings.bytes));
     let stage = |name, time: &dyn Fn(&Explanation) -> Duration, floor: Option<Floor>| {
@@ -160,6 +184,7 @@ fn report(
         first_frame_ms,
         latency_ms: Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0), mean },
         stages,
+        layers,
         memory_bytes: explainer.allocated(),
         note: explainer.note().or(emulated.then_some(EMULATED)).map(str::to_string),
     })
@@ -217,6 +242,19 @@ impl Report {
                 s.bound.unwrap_or_default()
             ),
             None => format!("{:<9}{:>11.3}", s.name, s.ms),
+        }));
+        if !self.layers.is_empty() {
+            lines.push(format!(
+                "{:<9}{:<34}{:<12}{:>11}{:>11}{:>9}{:>11}",
+                "stage", "layer", "operation", "ms", "floor ms", "ratio", "GFLOP/s"
+            ));
+        }
+        lines.extend(self.layers.iter().map(|l| {
+            let (ratio, rate) = (l.ms / l.floor_ms, 1e3 * l.gflop / l.ms);
+            format!(
+                "{:<9}{:<34}{:<12}{:>11.3}{:>11.3}{ratio:>9.2}{rate:>11.1}",
+                l.stage, l.node, l.operation, l.ms, l.floor_ms
+            )
         }));
         lines.extend(self.note.clone());
         lines

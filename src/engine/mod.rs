@@ -1,6 +1,8 @@
 //! Plans and runs programs on a backend. Owns the memory; the backend only computes.
 
 mod check;
+mod floors;
+mod mosaic;
 mod plan;
 mod program;
 mod rules;
@@ -8,6 +10,7 @@ mod tail;
 mod walk;
 
 pub use check::Check;
+pub use floors::{Floor, Floors, LayerTime};
 pub use plan::Request;
 pub use program::{Audit, Reg, Writer};
 pub use rules::{Bounds, Composite, EPS, Part, Rule, SHIFT, Share, is_pointwise, stabilised};
@@ -16,7 +19,7 @@ pub use walk::{Arrived, Layer, Rules, Walk, transposed, walk_down};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Access, Backend, Ceilings, Dtype, Pass, Scope, Slot, Step, Work};
+use crate::backend::{Access, Backend, Dtype, Pass, Scope, Slot, Step};
 use crate::error::{ErrorKind, Result};
 use crate::frame::Frame;
 use crate::grid::GridPlan;
@@ -124,14 +127,16 @@ impl<B: Backend> Engine<B> {
         }
         let mut recording = std::mem::take(&mut plan.recording);
         let plan = &self.plans[0];
-        let mut passes: Vec<Pass<'_, B::Program>> = plan.whole.body(1).collect();
-        passes.extend(plan.patches.iter().flat_map(|stage| stage.body(plan.chunk)));
+        let mut passes: Vec<Pass<'_, B::Program>> = plan.whole.batches(1).collect();
+        passes.extend(plan.mosaic.iter().map(|part| part.pass(0..1)));
+        let first = passes.len();
+        passes.extend(plan.patches.iter().flat_map(|stage| stage.batches(plan.chunk)));
         let bodies = passes.len();
         passes.extend(plan.stages().flat_map(Stage::finish));
         let all = plan.patches.as_ref().map_or(0, |stage| stage.grid.patches());
         let mut done = |i: usize| {
-            if (1..bodies).contains(&i) {
-                progress((i * plan.chunk).min(all), all);
+            if (first..bodies).contains(&i) {
+                progress(((i + 1 - first) * plan.chunk).min(all), all);
             }
         };
         let outcome = self.backend.explain(&passes, &mut recording, &mut done);
@@ -203,86 +208,21 @@ impl<B: Backend> Engine<B> {
 
     /// The node at which values stopped being finite, found by running the stages again patch by patch, step by step.
     fn overflowing(&mut self) -> Result<String> {
-        for stage in self.plans[0].stages() {
-            let patches = stage.grid.patches();
-            for first in 0..patches {
-                for (i, step) in stage.steps.iter().enumerate() {
-                    self.backend.run(&stage.pass(i..i + 1, first..first + 1))?;
-                    if !finite(&mut self.backend, step, first)? {
-                        return Ok(step.node.clone());
-                    }
-                }
-            }
-            for tail in &stage.tails {
-                for (i, step) in tail.steps.iter().enumerate() {
-                    self.backend.run(&tail.pass(i..i + 1, patches))?;
-                    if !finite(&mut self.backend, step, 0)? {
-                        return Ok(step.node.clone());
-                    }
+        let plan = &self.plans[0];
+        let mut parts = vec![(&plan.whole.body, 1)];
+        parts.extend(plan.mosaic.iter().map(|part| (part, 1)));
+        parts.extend(plan.patches.iter().map(|stage| (&stage.body, stage.grid.patches())));
+        let single = parts.into_iter().flat_map(|(part, samples)| (0..samples).map(move |first| (part, first..first + 1)));
+        let tails = plan.stages().flat_map(|stage| stage.tails.iter().map(|tail| (&tail.part, 0..stage.grid.patches())));
+        for (part, samples) in single.chain(tails) {
+            for (i, step) in part.steps.iter().enumerate() {
+                self.backend.run(&Pass { steps: i..i + 1, ..part.pass(samples.clone()) })?;
+                if !finite(&mut self.backend, step, samples.start)? {
+                    return Ok(step.node.clone());
                 }
             }
         }
         Ok("fold".into())
-    }
-}
-
-/// Least work of the stages of one explanation, and the least time that it takes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Floors {
-    /// What the device does at best.
-    pub ceilings: Ceilings,
-    /// The whole image, all patches, putting the maps together; as [`StageTimes`].
-    pub stages: [Floor; 3],
-    /// Patches of one batch.
-    pub batch: usize,
-}
-
-/// Work of a stage and the time below which it cannot be done, step after step.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Floor {
-    /// All of its work.
-    pub work: Work,
-    /// Sum over its steps of what arithmetic or traffic takes at least.
-    pub time: Duration,
-    /// The part of that time in which arithmetic is what takes longer.
-    pub arithmetic: Duration,
-}
-
-impl<B: Backend> Engine<B> {
-    /// What the latest plan costs at least; `None` before the first one.
-    pub(crate) fn floors(&mut self) -> Result<Option<Floors>> {
-        if self.plans.is_empty() {
-            return Ok(None);
-        }
-        let ceilings = self.backend.ceilings()?;
-        let weight_bytes = self.backend.storage().activation.bytes();
-        let plan = &self.plans[0];
-        let mut stages = [Floor::default(); 3];
-        let graph = &self.network.graph;
-        for (index, stage) in plan.stages().enumerate() {
-            let chunk = if index == 0 { 1 } else { plan.chunk };
-            for pass in stage.body(chunk) {
-                for step in &stage.steps {
-                    stages[index].add(&step.instr.work(graph, pass.samples.len(), weight_bytes), &ceilings);
-                }
-            }
-            for step in stage.tails.iter().flat_map(|tail| &tail.steps) {
-                stages[2].add(&step.instr.work(graph, stage.grid.patches(), weight_bytes), &ceilings);
-            }
-        }
-        Ok(Some(Floors { ceilings, stages, batch: plan.chunk }))
-    }
-}
-
-impl Floor {
-    fn add(&mut self, work: &Work, ceilings: &Ceilings) {
-        self.work.flops += work.flops;
-        self.work.bytes += work.bytes;
-        let time = Duration::from_secs_f64(ceilings.floor(work));
-        self.time += time;
-        if work.flops / ceilings.flops > work.bytes / ceilings.bytes {
-            self.arithmetic += time;
-        }
     }
 }
 

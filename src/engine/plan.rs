@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::mosaic::Mosaic;
 use super::program::{Audit, Reg, Writer};
 use super::tail::{self, Tail};
 use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
@@ -33,6 +34,8 @@ pub struct Request {
     pub overlay: bool,
     /// Whether closed forms may stand in for the walk down.
     pub closed_forms: bool,
+    /// Whether what patches have in common is computed once.
+    pub sharing: bool,
     /// Most bytes of working memory.
     pub memory: u64,
     /// Most bytes that are taken for the sake of larger batches.
@@ -58,6 +61,8 @@ impl Request {
 pub(super) struct Plan<B: Backend> {
     request: Request,
     pub whole: Stage<B::Program>,
+    /// What the patches have in common, computed before them.
+    pub mosaic: Option<Part<B::Program>>,
     pub patches: Option<Stage<B::Program>>,
     pub classes: Slot,
     pub probabilities: Slot,
@@ -68,11 +73,27 @@ pub(super) struct Plan<B: Backend> {
     pub recording: B::Recording,
 }
 
+/// Steps that run together, ready for the device.
+pub(super) struct Part<P> {
+    pub program: P,
+    pub steps: Vec<Step<Slot>>,
+}
+
+impl<P> Part<P> {
+    pub fn new<B: Backend<Program = P>>(steps: Vec<Step<Slot>>, tables: Tables, backend: &mut B) -> Result<Self> {
+        Ok(Self { program: backend.prepare(steps.clone(), tables)?, steps })
+    }
+
+    /// The pass over all of the steps.
+    pub fn pass(&self, samples: Range<usize>) -> Pass<'_, P> {
+        Pass { program: &self.program, steps: 0..self.steps.len(), samples }
+    }
+}
+
 /// One way through the network for a set of patches: the whole image as a single patch, or UCAG's. The body runs batch
 /// by batch, the tails once.
 pub(super) struct Stage<P> {
-    pub program: P,
-    pub steps: Vec<Step<Slot>>,
+    pub body: Part<P>,
     pub grid: GridPlan,
     /// Probability of each class in each patch.
     pub p: Slot,
@@ -83,24 +104,20 @@ pub(super) struct Stage<P> {
 }
 
 impl<P> Stage<P> {
-    /// A pass over some of the body's steps.
-    pub fn pass(&self, steps: Range<usize>, samples: Range<usize>) -> Pass<'_, P> {
-        Pass { program: &self.program, steps, samples }
-    }
-
     /// The passes of the body, batch by batch.
-    pub fn body(&self, chunk: usize) -> impl Iterator<Item = Pass<'_, P>> {
-        let (patches, all) = (self.grid.patches(), 0..self.steps.len());
-        (0..patches).step_by(chunk).map(move |first| self.pass(all.clone(), first..(first + chunk).min(patches)))
+    pub fn batches(&self, chunk: usize) -> impl Iterator<Item = Pass<'_, P>> {
+        let patches = self.grid.patches();
+        (0..patches).step_by(chunk).map(move |first| self.body.pass(first..(first + chunk).min(patches)))
     }
 
     /// The passes that put the maps together and finish them.
     pub fn finish(&self) -> impl Iterator<Item = Pass<'_, P>> {
-        self.tails.iter().map(|tail| tail.all(self.grid.patches()))
+        self.tails.iter().map(|tail| tail.part.pass(0..self.grid.patches()))
     }
 }
 
 /// Places values that outlive a batch, one after the other.
+#[derive(Clone)]
 pub(super) struct Fixed {
     end: usize,
 }
@@ -122,6 +139,61 @@ struct Draft<'g> {
     p: Slot,
     tails: Vec<tail::Draft>,
     audits: Vec<Vec<Audit<Slot>>>,
+    /// The program of what its patches have in common.
+    mosaic: Option<(Writer<'g>, Tables)>,
+}
+
+/// All programs of a request, laid out.
+struct Layout<'g> {
+    whole: (Draft<'g>, Vec<Step<Slot>>),
+    patches: Option<(Draft<'g>, Vec<Step<Slot>>)>,
+    mosaic: Option<(Vec<Step<Slot>>, Tables)>,
+    classes: Slot,
+    probabilities: Slot,
+    chunk: usize,
+    bytes: usize,
+}
+
+impl<'g> Layout<'g> {
+    /// `sharing`: whether what patches have in common may be computed once.
+    fn new(network: &'g Network, request: &Request, storage: Storage, sharing: bool) -> Result<Self> {
+        let (h, w) = (request.working.h, request.working.w);
+        let mut fixed = Fixed { end: 0 };
+        let classes = fixed.place(request.classes, 1, Dtype::U32, None);
+        let probabilities = fixed.place(network.graph.classes(), 1, Dtype::F32, None);
+        let mut draft = |grid, weighting, select| {
+            Draft::new(network, request, storage, grid, weighting, select, classes, sharing, &mut fixed)
+        };
+        let whole = draft(GridPlan::whole(h, w), Weighting::One, Some((probabilities, request.top)))?;
+        let patches = match request.grid {
+            None => None,
+            Some(grid) => {
+                let weighting = match grid.mode {
+                    Mode::Paper => Weighting::Exp,
+                    Mode::Release => Weighting::ExpOverMax,
+                };
+                Some(draft(GridPlan::new(grid, h, w)?, weighting, None)?)
+            }
+        };
+        let base = fixed.end;
+        let (whole_steps, mut bytes) = whole.writer.lay_out(base, 1);
+        let mut lay = |(steps, end)| {
+            bytes = bytes.max(end);
+            steps
+        };
+        let mut chunk = 1;
+        let mut mosaic = None;
+        let patches = patches.map(|mut draft| {
+            let (one, end) = draft.writer.lay_out(base, 1);
+            let sample = (end - base).max(1);
+            let room = request.memory.saturating_sub(base as u64).min(request.comfortable) / sample as u64;
+            chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
+            let steps = lay(if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) });
+            mosaic = draft.mosaic.take().map(|(writer, tables)| (lay(writer.lay_out(base, 1)), tables));
+            (draft, steps)
+        });
+        Ok(Self { whole: (whole, whole_steps), patches, mosaic, classes, probabilities, chunk, bytes })
+    }
 }
 
 impl<B: Backend> Plan<B> {
@@ -130,46 +202,22 @@ impl<B: Backend> Plan<B> {
     /// # Errors
     /// When grid, image and network do not fit together, or the memory does not suffice for a single patch.
     pub fn new(network: &Network, request: &Request, backend: &mut B) -> Result<Self> {
-        let graph = &network.graph;
-        let image = (request.working.h, request.working.w);
-        let mut fixed = Fixed { end: 0 };
-        let classes = fixed.place(request.classes, 1, Dtype::U32, None);
-        let probabilities = fixed.place(graph.classes(), 1, Dtype::F32, None);
-        let mut draft = |grid, weighting, select| {
-            Draft::new(network, request, backend.storage(), grid, weighting, select, classes, &mut fixed)
-        };
-        let whole = draft(GridPlan::whole(image.0, image.1), Weighting::One, Some((probabilities, request.top)))?;
-        let patches = match request.grid {
-            None => None,
-            Some(grid) => {
-                let weighting = match grid.mode {
-                    Mode::Paper => Weighting::Exp,
-                    Mode::Release => Weighting::ExpOverMax,
-                };
-                Some(draft(GridPlan::new(grid, image.0, image.1)?, weighting, None)?)
-            }
-        };
-        let base = fixed.end;
-        let (whole_steps, mut bytes) = whole.writer.lay_out(base, 1);
-        let mut chunk = 1;
-        let patch_steps = patches.as_ref().map(|draft| {
-            let (one, end) = draft.writer.lay_out(base, 1);
-            let sample = (end - base).max(1);
-            let room = request.memory.saturating_sub(base as u64).min(request.comfortable) / sample as u64;
-            chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
-            let (steps, end) = if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) };
-            bytes = bytes.max(end);
-            steps
-        });
+        let mut layout = Layout::new(network, request, backend.storage(), request.sharing)?;
+        if layout.mosaic.is_some() && layout.bytes as u64 > request.memory.min(request.comfortable) {
+            layout = Layout::new(network, request, backend.storage(), false)?;
+        }
+        let Layout { whole, patches, mosaic, classes, probabilities, chunk, bytes } = layout;
         if bytes as u64 > request.memory {
-            let what = format!("{} of {}×{} pixels, one patch at a time,", network.model.name, image.1, image.0);
+            let Working { h, w, .. } = request.working;
+            let what = format!("{} of {w}×{h} pixels, one patch at a time,", network.model.name);
             return Err(ErrorKind::Memory { what, need: bytes as u64, have: request.memory }.into());
         }
         backend.reserve(bytes)?;
-        let whole = whole.ready(whole_steps, backend)?;
-        let patches = patches.zip(patch_steps).map(|(draft, steps)| draft.ready(steps, backend)).transpose()?;
+        let whole = whole.0.ready(whole.1, backend)?;
+        let mosaic = mosaic.map(|(steps, tables)| Part::new(steps, tables, backend)).transpose()?;
+        let patches = patches.map(|(draft, steps)| draft.ready(steps, backend)).transpose()?;
         let (request, recording) = (request.clone(), B::Recording::default());
-        Ok(Self { request, whole, patches, classes, probabilities, chunk, bytes, recording })
+        Ok(Self { request, whole, mosaic, patches, classes, probabilities, chunk, bytes, recording })
     }
 
     /// Whether this plan is one for the request.
@@ -199,6 +247,7 @@ impl<'g> Draft<'g> {
         weighting: Weighting,
         select: Option<(Slot, bool)>,
         classes: Slot,
+        sharing: bool,
         fixed: &mut Fixed,
     ) -> Result<Self> {
         let graph = &network.graph;
@@ -254,17 +303,39 @@ impl<'g> Draft<'g> {
             tail
         });
         let tails = tails.collect();
+        let tables = tables((1, 1));
+        let mosaic = (sharing && patches > 1).then(|| share(&mut w, &tables, storage, fixed)).flatten();
         w.forward();
         w.unfold(grid.image);
-        let tables = tables((1, 1));
-        Ok(Self { writer: w, grid, tables, p, tails, audits })
+        Ok(Self { writer: w, grid, tables, p, tails, audits, mosaic })
     }
 
     fn ready<B: Backend>(self, steps: Vec<Step<Slot>>, backend: &mut B) -> Result<Stage<B::Program>> {
-        let program = backend.prepare(steps.clone(), self.tables)?;
+        let body = Part::new(steps, self.tables, backend)?;
         let tails = self.tails.into_iter().map(|tail| tail.ready(backend)).collect::<Result<_>>()?;
-        Ok(Stage { program, steps, grid: self.grid, p: self.p, tails, audits: self.audits })
+        Ok(Stage { body, grid: self.grid, p: self.p, tails, audits: self.audits })
     }
+}
+
+/// Lets a program take what its patches have in common from a mosaic, as far as that is worth it. Returns the program
+/// that computes it.
+fn share<'g>(
+    w: &mut Writer<'g>,
+    tables: &Tables,
+    storage: Storage,
+    fixed: &mut Fixed,
+) -> Option<(Writer<'g>, Tables)> {
+    let (asked, told) = (|node| w.is_asked(node), |node| w.has_winners(node));
+    let mosaic = Arc::new(Mosaic::new(w.graph, &w.shapes, &tables.resample, asked, told)?);
+    let mut shared = Writer::of_mosaic(w.graph, mosaic.clone(), storage);
+    for node in mosaic.exports(w.graph) {
+        let slot = fixed.place(mosaic.shape(node).len(), 1, storage.activation, None);
+        shared.put(node, slot);
+        w.give(node, slot, mosaic.cut(node));
+    }
+    shared.forward();
+    shared.unfold(mosaic.resample.image);
+    Some((shared, Tables { resample: mosaic.resample.clone(), ..tables.clone() }))
 }
 
 /// Numbers of a result of `Totals`, of which the first is the sum.

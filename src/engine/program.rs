@@ -6,13 +6,15 @@
 //! further inputs writes a nested program for each.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::backend::{
-    ALIGN, Access, AvgGeom, ConvGeom, Divisor, Dtype, Instr, PoolGeom, Scope, Slot, Step, Storage, Unary, Variant,
-    WeightRef,
+    ALIGN, Access, AvgGeom, ConvGeom, Divisor, Dtype, Instr, Picks, PoolGeom, Scope, Slot, Step, Storage, Unary,
+    Variant, WeightRef,
 };
+use super::mosaic::Mosaic;
 use crate::error::Result;
-use crate::net::{Graph, NodeId, Op, Shape};
+use crate::net::{Graph, NodeId, Op, Shape, Window};
 
 /// A value of a program, written once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,8 +60,11 @@ pub struct Writer<'g> {
     /// Number of explained classes.
     pub lanes: usize,
     storage: Storage,
+    mosaic: Option<Arc<Mosaic>>,
     values: HashMap<NodeId, Reg>,
     winners: HashMap<NodeId, Reg>,
+    /// Values that are not computed but cut out of a mosaic.
+    given: HashMap<NodeId, (Reg, Picks)>,
     regs: Vec<RegInfo>,
     steps: Vec<Step<Reg>>,
     /// First step of the program that is being written: a nested one begins later.
@@ -75,10 +80,20 @@ impl<'g> Writer<'g> {
     /// # Errors
     /// When the input is too small for the network.
     pub fn new(graph: &'g Graph, size: (usize, usize), lanes: usize, storage: Storage) -> Result<Self> {
-        let shapes = shapes(graph, size, storage)?;
-        let (values, winners, node) = (HashMap::new(), HashMap::new(), String::new());
-        let (regs, steps, audits) = (vec![], vec![], None);
-        Ok(Self { graph, shapes, lanes, storage, values, winners, regs, steps, start: 0, node, audits })
+        Ok(Self::with_shapes(graph, shapes(graph, size, storage)?, lanes, storage))
+    }
+
+    /// Starts a program for a mosaic.
+    pub(super) fn of_mosaic(graph: &'g Graph, mosaic: Arc<Mosaic>, storage: Storage) -> Self {
+        let shapes = (0..graph.nodes().len()).map(|node| mosaic.shape(NodeId(node))).collect();
+        Self { mosaic: Some(mosaic), ..Self::with_shapes(graph, shapes, 1, storage) }
+    }
+
+    fn with_shapes(graph: &'g Graph, shapes: Vec<Shape>, lanes: usize, storage: Storage) -> Self {
+        let (values, winners, given) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (regs, steps, node) = (vec![], vec![], String::new());
+        let (mosaic, start, audits) = (None, 0, None);
+        Self { graph, shapes, lanes, storage, mosaic, values, winners, given, regs, steps, start, node, audits }
     }
 
     /// Writes a program that runs the network on another input: `write` asks for values of that run. They end with it,
@@ -94,11 +109,11 @@ impl<'g> Writer<'g> {
     ) -> Result<T> {
         let shapes = std::mem::replace(&mut self.shapes, shapes(self.graph, size, self.storage)?);
         let values = std::mem::replace(&mut self.values, HashMap::from([(NodeId(0), input)]));
-        let winners = std::mem::take(&mut self.winners);
+        let (winners, given) = (std::mem::take(&mut self.winners), std::mem::take(&mut self.given));
         let start = std::mem::replace(&mut self.start, self.steps.len());
         let result = write(self);
         self.forward();
-        (self.shapes, self.values, self.winners, self.start) = (shapes, values, winners, start);
+        (self.shapes, self.values, self.winners, self.given, self.start) = (shapes, values, winners, given, start);
         result
     }
 
@@ -202,6 +217,44 @@ impl<'g> Writer<'g> {
         reg
     }
 
+    /// Whether a node's value was asked for.
+    pub(super) fn is_asked(&self, node: NodeId) -> bool {
+        self.values.contains_key(&node)
+    }
+
+    /// Whether a node's winners were asked for.
+    pub(super) fn has_winners(&self, node: NodeId) -> bool {
+        self.winners.contains_key(&node)
+    }
+
+    /// Where a node's value lies that outlives the program.
+    pub(super) fn put(&mut self, node: NodeId, slot: Slot) {
+        let reg = self.fixed(slot);
+        self.values.insert(node, reg);
+    }
+
+    /// Lets a node's value be cut out of its mosaic, which lies in a slot.
+    pub(super) fn give(&mut self, node: NodeId, slot: Slot, cut: Picks) {
+        let mosaic = self.fixed(slot);
+        self.given.insert(node, (mosaic, cut));
+    }
+
+    /// An input as the operation of a node sees it, and its shape.
+    fn input(&mut self, node: NodeId, i: usize) -> (Reg, Shape) {
+        let input = self.graph.node(node).inputs[i];
+        let x = self.value(input);
+        match self.mosaic.as_ref().and_then(|mosaic| mosaic.picks(node, i)).cloned() {
+            None => (x, self.shape(input)),
+            Some(picks) => (self.gather(x, &picks), picks.to),
+        }
+    }
+
+    fn gather(&mut self, x: Reg, picks: &Picks) -> Reg {
+        let y = self.activation(picks.to.len());
+        self.push(Instr::Gather { picks: picks.clone(), x, y });
+        y
+    }
+
     /// Flattening a single pixel changes nothing: the node's value is its input's.
     fn resolve(&self, node: NodeId) -> NodeId {
         let Op::Flatten = self.graph.node(node).op else { return node };
@@ -269,7 +322,7 @@ impl<'g> Writer<'g> {
             self.nodes().map(|n| self.values.contains_key(&n) || self.winners.contains_key(&n)).collect();
         let mut needed = asked.clone();
         for node in self.nodes().rev().filter(|n| self.resolve(*n) == *n) {
-            if needed[node.0] {
+            if needed[node.0] && !self.given.contains_key(&node) {
                 self.graph.node(node).inputs.iter().for_each(|i| needed[self.resolve(*i).0] = true);
             }
         }
@@ -290,6 +343,11 @@ impl<'g> Writer<'g> {
     fn forward_node(&mut self, node: NodeId, asked: &[bool], done: &mut [bool]) {
         let graph = self.graph;
         self.at(&graph.node(node).name);
+        if let Some((x, picks)) = self.given.get(&node).cloned() {
+            done[node.0] = true;
+            let y = self.value(node);
+            return self.push(Instr::Gather { picks, x, y });
+        }
         let inputs = &graph.node(node).inputs;
         let (mut last, mut add, mut relu) = (node, None, false);
         let only_reader = |n: NodeId| match graph.readers(n) {
@@ -302,9 +360,11 @@ impl<'g> Writer<'g> {
                     Op::Relu => (last, relu) = (reader, true),
                     // The other term must exist already; the later one of two convolutions takes the earlier one in.
                     Op::Add if last == node && !matches!(graph.node(node).op, Op::Add) => {
-                        let other = graph.node(reader).inputs.iter().copied().find(|i| *i != last);
-                        match other.filter(|o| done[self.resolve(*o).0]) {
-                            Some(other) => (last, add) = (reader, Some(self.value(other))),
+                        let terms = &graph.node(reader).inputs;
+                        let other = terms.iter().position(|i| *i != last);
+                        let as_is = |i| self.mosaic.as_ref().is_none_or(|mosaic| mosaic.picks(reader, i).is_none());
+                        match other.filter(|o| done[self.resolve(terms[*o]).0] && as_is(1 - o)) {
+                            Some(other) => (last, add) = (reader, Some(self.input(reader, other).0)),
                             None => break,
                         }
                     }
@@ -317,37 +377,45 @@ impl<'g> Writer<'g> {
             }
         }
         done[node.0] = true;
-        let x = inputs.first().map(|i| self.value(*i));
-        let shape = |i: usize| self.shapes[inputs[i].0];
+        let window = |window: &Window| self.mosaic.as_ref().and_then(|mosaic| mosaic.window(node)).unwrap_or(*window);
+        let op = match &graph.node(node).op {
+            Op::Conv { window: w, param } => Op::Conv { window: window(w), param: *param },
+            Op::MaxPool(w) => Op::MaxPool(window(w)),
+            op => op.clone(),
+        };
+        let x = (!inputs.is_empty()).then(|| self.input(node, 0));
         let out = self.shape(node);
         let bias = Some(Variant::Plain);
-        let instr = match (&graph.node(node).op, x) {
-            (Op::Conv { window, param }, Some(x)) => {
-                let g = ConvGeom { window: *window, x: shape(0), y: out };
-                Instr::Conv { g, w: WeightRef::plain(*param), bias, x, add, relu, y: self.value(last) }
+        let instr = match (op, x) {
+            (Op::Conv { window, param }, Some((x, shape))) => {
+                let g = ConvGeom { window, x: shape, y: out };
+                Instr::Conv { g, w: WeightRef::plain(param), bias, x, add, relu, y: self.value(last) }
             }
-            (Op::Linear { param }, Some(x)) => {
-                Instr::Linear { w: WeightRef::plain(*param), bias, x, add, relu, y: self.value(last) }
+            (Op::Linear { param }, Some((x, _))) => {
+                Instr::Linear { w: WeightRef::plain(param), bias, x, add, relu, y: self.value(last) }
             }
-            (Op::Relu, Some(x)) => Instr::Unary { f: Unary::Positive, x, y: self.value(node) },
-            (Op::MaxPool(window), Some(x)) => {
-                let g = PoolGeom { window: *window, x: shape(0), y: out };
+            (Op::Relu, Some((x, _))) => Instr::Unary { f: Unary::Positive, x, y: self.value(node) },
+            (Op::MaxPool(window), Some((x, shape))) => {
+                let g = PoolGeom { window, x: shape, y: out };
                 let index = self.winners.get(&node).copied();
                 Instr::MaxPool { g, x, y: self.value(node), index }
             }
-            (Op::AvgPool(pool), Some(x)) => {
-                let g = AvgGeom { pool: *pool, x: shape(0), y: out };
+            (Op::AvgPool(pool), Some((x, shape))) => {
+                let g = AvgGeom { pool, x: shape, y: out };
                 Instr::AvgPool { g, x, y: self.value(node) }
             }
-            (Op::Add, Some(a)) => Instr::Add { a, b: self.value(inputs[1]), relu, y: self.value(last) },
-            (Op::Flatten, Some(from)) => Instr::Flatten { x: shape(0), from, y: self.value(node) },
+            (Op::Add, Some((a, _))) => Instr::Add { a, b: self.input(node, 1).0, relu, y: self.value(last) },
+            (Op::Flatten, Some((from, x))) => Instr::Flatten { x, from, y: self.value(node) },
             (_, _) => return, // the input, which the caller has written
         };
         self.push(instr);
     }
 
-    /// Puts the unfolding of a working image of `image` (rows, columns) first: it gives the network's input.
+    /// Puts the unfolding of a working image of `image` (rows, columns) first, where the network's input is needed.
     pub fn unfold(&mut self, image: (usize, usize)) {
+        if !self.values.contains_key(&NodeId(0)) {
+            return;
+        }
         let y = self.value(NodeId(0));
         self.steps.insert(0, Step { node: "unfold".into(), instr: Instr::Unfold { image, y } });
     }

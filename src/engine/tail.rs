@@ -1,7 +1,7 @@
 //! What follows the last batch for one method: its maps put together and finished, with tables of their own.
 
-use super::plan::{Fixed, Request};
-use crate::backend::{Backend, Dtype, Filter, Instr, Pass, Scaling, Slot, Step, Tables, Unary};
+use super::plan::{Fixed, Part, Request};
+use crate::backend::{Backend, Dtype, Filter, Instr, Scaling, Slot, Step, Tables, Unary};
 use crate::error::Result;
 use crate::frame::Working;
 use crate::grid::{GridPlan, Mode};
@@ -10,24 +10,11 @@ use crate::net::Shape;
 
 /// A method's finished maps and the steps that make them.
 pub(super) struct Tail<P> {
-    pub program: P,
-    pub steps: Vec<Step<Slot>>,
+    pub part: Part<P>,
     /// The finished maps.
     pub map: Slot,
     /// The maps over the frame, where asked for.
     pub overlay: Option<Slot>,
-}
-
-impl<P> Tail<P> {
-    /// The pass over some of the steps.
-    pub fn pass(&self, steps: std::ops::Range<usize>, patches: usize) -> Pass<'_, P> {
-        Pass { program: &self.program, steps, samples: 0..patches }
-    }
-
-    /// The pass over all steps.
-    pub fn all(&self, patches: usize) -> Pass<'_, P> {
-        self.pass(0..self.steps.len(), patches)
-    }
 }
 
 /// A tail whose steps are written but not made ready.
@@ -101,7 +88,6 @@ impl Draft {
 
     /// Makes the device ready for it.
     pub fn ready<B: Backend>(self, backend: &mut B) -> Result<Tail<B::Program>> {
-        let program = backend.prepare(self.steps.clone(), self.tables)?;
-        Ok(Tail { program, steps: self.steps, map: self.map, overlay: self.overlay })
+        Ok(Tail { part: Part::new(self.steps, self.tables, backend)?, map: self.map, overlay: self.overlay })
     }
 }

@@ -1,6 +1,7 @@
 //! Unfold (crop + resize + normalise in one pass) and fold (weight + resize back + overlap-add as a gather).
 
 use super::{Batch, Shared, Target, View, Workers};
+use crate::backend::Picks;
 use crate::grid::{FoldPlan, Place, Weighting};
 
 /// Rows of a patch that one unit of unfold makes.
@@ -42,6 +43,29 @@ pub(super) fn unfold(workers: &Workers, batch: &Batch<'_>, y: Target<'_>) {
                 let near = taps.index.map(|i| line[i as usize - crop.start]);
                 *out = std::array::from_fn(|c| near.iter().zip(taps.weight).map(|(pixel, w)| w * pixel[c]).sum());
             }
+        }
+    });
+}
+
+/// Pixels of `x`, which all samples share; those of sample `first + b` make result `b`.
+pub(super) fn gather(workers: &Workers, picks: &Picks, first: usize, x: View<'_>, y: Target<'_>) {
+    let (w, c) = (picks.from.w, picks.from.c);
+    y.parts(workers, picks.to.w * c, |b, start, y| {
+        let (rows, cols) = picks.of(first + b);
+        let row = rows[start / (picks.to.w * c)];
+        if row == Picks::OUTSIDE {
+            return y.fill(picks.fill);
+        }
+        let row = &x.data[row as usize * w * c..][..w * c];
+        let mut rest = y;
+        // Neighbours mostly come from neighbours.
+        for run in cols.chunk_by(|a, b| *a != Picks::OUTSIDE && a + 1 == *b) {
+            let (part, tail) = rest.split_at_mut(run.len() * c);
+            match run[0] {
+                Picks::OUTSIDE => part.fill(picks.fill),
+                col => part.copy_from_slice(&row[col as usize * c..][..run.len() * c]),
+            }
+            rest = tail;
         }
     });
 }

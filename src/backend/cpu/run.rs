@@ -151,6 +151,7 @@ impl Cpu {
                 let (mul, base) = (view_opt!(mul), base!(add, dx));
                 correlate::backward(w, g, view!(v), view!(dy), mul, base, target!(dx));
             }
+            Instr::Gather { picks, x, y } => resample::gather(w, picks, batch.first, view!(x), target!(y)),
             Instr::Keep { x, y } => target!(y).data.copy_from_slice(view!(x).data),
             Instr::Fold { maps, p, map, y } => {
                 resample::fold(w, &batch.tables.fold, view!(maps), view!(p), *map, target!(y));
