@@ -102,6 +102,13 @@ pub struct Tables {
     pub fold: FoldPlan,
 }
 
+impl Tables {
+    /// Samples of all batches.
+    pub fn samples(&self) -> usize {
+        self.resample.rows.patches.len() * self.resample.cols.patches.len()
+    }
+}
+
 /// How a backend wants the values of a network stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storage {

@@ -14,6 +14,8 @@ pub(super) struct ConvKey {
     pub g: ConvGeom,
     pub weight: WeightRef,
     pub direction: Direction,
+    /// Samples of all batches.
+    pub samples: usize,
 }
 
 /// A piece of work whose shape depends on the layer alone: pixels and channels of one phase of one sample.
@@ -53,10 +55,11 @@ enum Epilogue<'a> {
 }
 
 impl Cpu {
-    /// Prepares a convolution; returns the scratch memory that it needs, in elements.
-    pub(super) fn prepare_conv(&mut self, g: ConvGeom, weight: WeightRef, direction: Direction) -> usize {
+    /// Prepares a convolution; returns the scratch memory that it needs, in elements: of each thread and of all together.
+    pub(super) fn prepare_conv(&mut self, key: ConvKey) -> (usize, usize) {
+        let ConvKey { g, weight, direction, samples } = key;
         let param = self.graph.param(weight.param);
-        let kernel = self.convs.entry(ConvKey { g, weight, direction }).or_insert_with(|| {
+        let kernel = self.convs.entry(key).or_insert_with(|| {
             let phases = taps::phases(&g, direction);
             let pack = || taps::pack(param, &g, weight, direction).into();
             let as_is = weight.is_plain() && direction == Direction::Forward;
@@ -66,7 +69,7 @@ impl Cpu {
                 Direction::Backward => (g.y, g.x),
             };
             let units = units(&phases, result.c);
-            let tiled = tiled::suits(&g, weight, source, result);
+            let tiled = tiled::suits(&g, weight, source, result, samples);
             ConvKernel { source, result, phases, units, tiled, weight: packed }
         });
         kernel.scratch()
@@ -222,12 +225,13 @@ impl ConvKernel {
         }
     }
 
-    fn scratch(&self) -> usize {
+    fn scratch(&self) -> (usize, usize) {
         if self.tiled {
-            return winograd::scratch(self.source.c);
+            let own = winograd::scratch(self.source.c, self.result.c);
+            return (own, tiled::transformed(self.source, self.result));
         }
         let of = |u: &Unit| u.pixels.len() * (u.channels.len() + self.phases[u.phase].depth);
-        self.units.iter().map(of).max().unwrap_or(0)
+        (self.units.iter().map(of).max().unwrap_or(0), 0)
     }
 }
 

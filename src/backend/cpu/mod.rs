@@ -73,6 +73,8 @@ struct Batch<'a> {
 struct Workers {
     pool: rayon::ThreadPool,
     scratch: Vec<Mutex<Vec<f32>>>,
+    /// Transformed weights of the convolution that is running.
+    transformed: Mutex<Vec<f32>>,
 }
 
 impl Workers {
@@ -84,8 +86,18 @@ impl Workers {
     /// Scratch memory of the calling thread.
     fn scratch(&self) -> MutexGuard<'_, Vec<f32>> {
         let thread = self.pool.current_thread_index().unwrap_or(0);
-        self.scratch[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        locked(&self.scratch[thread])
     }
+
+    /// Scratch memory for transformed weights.
+    fn transformed(&self) -> MutexGuard<'_, Vec<f32>> {
+        locked(&self.transformed)
+    }
+}
+
+/// Scratch memory has no state that a panic could have left half done.
+fn locked(memory: &Mutex<Vec<f32>>) -> MutexGuard<'_, Vec<f32>> {
+    memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Cpu {
@@ -98,7 +110,7 @@ impl Cpu {
         let pool = pool.map_err(|e| ErrorKind::Option { option: "threads", problem: format!("{threads}: {e}") })?;
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         pool.broadcast(|_| conv::warm_up());
-        let workers = Workers { pool, scratch };
+        let workers = Workers { pool, scratch, transformed: Mutex::default() };
         let (convs, packed, vectors) = (HashMap::new(), HashMap::new(), HashMap::new());
         Ok(Self { graph, arena: vec![], convs, packed, vectors, photo: vec![], image: vec![], workers })
     }
@@ -136,11 +148,17 @@ impl Backend for Cpu {
     }
 
     fn prepare(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
-        let mut scratch = 0;
+        let (mut scratch, mut transformed) = (0, 0);
+        let samples = tables.samples();
+        let mut conv = |cpu: &mut Self, g, weight, direction| {
+            let (own, all) = cpu.prepare_conv(ConvKey { g, weight, direction, samples });
+            transformed = transformed.max(all);
+            own
+        };
         for step in &steps {
             let need = match &step.instr {
-                Instr::Conv { g, w, .. } => self.prepare_conv(*g, *w, Direction::Forward),
-                Instr::ConvBack { g, w, .. } => self.prepare_conv(*g, *w, Direction::Backward),
+                Instr::Conv { g, w, .. } => conv(self, *g, *w, Direction::Forward),
+                Instr::ConvBack { g, w, .. } => conv(self, *g, *w, Direction::Backward),
                 Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => {
                     let param = self.graph.param(w.param);
                     if !w.is_plain() {
@@ -163,10 +181,11 @@ impl Backend for Cpu {
             };
             scratch = scratch.max(need);
         }
-        for own in &mut self.workers.scratch {
-            let own = own.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if own.len() < scratch {
-                *own = vec![0.0; scratch];
+        let all = self.workers.scratch.iter().map(|own| (own, scratch));
+        for (memory, need) in all.chain([(&self.workers.transformed, transformed)]) {
+            let mut memory = locked(memory);
+            if memory.len() < need {
+                *memory = vec![0.0; need];
             }
         }
         Ok(Program { steps, tables })
@@ -210,8 +229,8 @@ impl Backend for Cpu {
 
     fn allocated(&self) -> u64 {
         let floats = |n: usize| (n * size_of::<f32>()) as u64;
-        let own = |own: &Mutex<Vec<f32>>| own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len();
-        let scratch: usize = self.workers.scratch.iter().map(own).sum();
+        let memories = self.workers.scratch.iter().chain([&self.workers.transformed]);
+        let scratch: usize = memories.map(|memory| locked(memory).len()).sum();
         let packed: usize = self.packed.values().map(|weight| weight.len()).sum();
         let pictures = self.photo.len() + self.image.len();
         floats(scratch + packed) + (std::mem::size_of_val(self.arena.as_slice()) + pictures) as u64

@@ -10,6 +10,7 @@ impl Cpu {
     /// Runs one instruction on a batch.
     pub(super) fn step(&self, instr: &Instr<Slot>, operands: &Operands<'_>, batch: &Batch<'_>) {
         let w = &self.workers;
+        let samples = batch.tables.samples();
         // The plan keeps the slots of values that are alive at the same time apart, so an instruction's results are
         // disjoint from its operands. The one exception is `add`, which `base!` resolves.
         macro_rules! view {
@@ -42,12 +43,12 @@ impl Cpu {
         match instr {
             Instr::Unfold { y, .. } => resample::unfold(w, batch, target!(y)),
             Instr::Conv { g, w: weight, bias, x, add, relu, y } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward }];
+                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward, samples }];
                 let param = self.graph.param(weight.param);
                 kernel.forward(w, param, view!(x), *bias, base!(add, y), *relu, target!(y));
             }
             Instr::ConvBack { g, w: weight, dy, mul, add, dx } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward }];
+                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward, samples }];
                 kernel.backward(w, view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
             }
             Instr::Linear { w: weight, bias, x, add, relu, y } => {

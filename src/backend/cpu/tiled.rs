@@ -1,35 +1,53 @@
 //! Convolutions by Winograd's tiles: which ones, and how their work is split among threads.
 
+use rayon::prelude::*;
+
 use super::conv::{Call, ConvKernel};
 use super::panel::{self, PANEL};
 use super::simd::LANES;
-use super::winograd::{Block, Corner, TILE, tiles_of_block};
+use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
 use super::{Shared, Target, Workers};
 use crate::backend::{ConvGeom, WeightRef, WeightSign};
 use crate::net::{Shape, Window};
 
-/// Whether tiles are right for a convolution from `source` to `result`.
+/// Whether tiles are right for a convolution from `source` to `result` of so many samples in all.
 ///
 /// Not where weights are taken as trained: rules that do so divide by sums without a stabiliser, and a sum that must be
 /// exactly zero is so only when it is formed term by term.
-pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shape) -> bool {
+pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shape, samples: usize) -> bool {
+    /// Multiplications that take as long as transforming a weight.
+    const TRANSFORM: usize = 2000;
     let Window { kernel, stride, .. } = g.window;
-    let tiles = result.h.div_ceil(TILE) * result.w.div_ceil(TILE);
-    let filled = tiles * TILE * TILE <= 2 * result.h * result.w;
+    let tiles = samples * result.h.div_ceil(TILE) * result.w.div_ceil(TILE);
+    let fewer = PAIRS * tiles + TRANSFORM <= 9 * samples * result.h * result.w;
     let whole = source.c.is_multiple_of(LANES) && result.c.is_multiple_of(LANES);
-    (kernel, stride, weight.sign) == ([3, 3], [1, 1], WeightSign::Folded) && filled && whole
+    (kernel, stride, weight.sign) == ([3, 3], [1, 1], WeightSign::Folded) && fewer && whole
+}
+
+/// Elements of a layer's transformed weights.
+pub(super) fn transformed(source: Shape, result: Shape) -> usize {
+    result.c.div_ceil(PANEL) * winograd::panel_len(source.c)
 }
 
 /// Runs a convolution. Blocks of tiles, which may come from several samples, and where there are few of them panels of
 /// channels are spread over the threads; a tile's bits do not depend on its block.
 pub(super) fn run(kernel: &ConvKernel, workers: &Workers, call: &Call<'_>, y: Target<'_>) {
     let (source, result) = (kernel.source, kernel.result);
+    let panels = result.c.div_ceil(PANEL);
+    let len = winograd::panel_len(source.c);
+    let mut transformed = workers.transformed();
+    let transformed = &mut transformed[..panels * len];
+    workers.pool.install(|| {
+        transformed.par_chunks_mut(len).enumerate().for_each(|(panel, out)| {
+            winograd::transform_panel(call.weight, source.c, result.c, panel * PANEL, out);
+        });
+    });
+    let weights = &*transformed;
     let [rows, cols] = [result.h.div_ceil(TILE), result.w.div_ceil(TILE)];
     let tiles = y.count() * rows * cols;
     let threads = workers.pool.current_num_threads();
-    let block = tiles_of_block(source.c).min(tiles.div_ceil(threads));
+    let block = tiles_of_block(source.c, result.c).min(tiles.div_ceil(threads));
     let blocks = tiles.div_ceil(block);
-    let panels = result.c.div_ceil(PANEL);
     let splits = threads.div_ceil(blocks).min(panels);
     let product = panel::select();
     let (first, len) = (kernel.phases[0].first, y.len);
@@ -39,21 +57,22 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, call: &Call<'_>, y: Ta
     workers.each(blocks * splits, |i| {
         let (start, split) = (i / splits * block, i % splits);
         let of_block = start..(start + block).min(tiles);
+        let of_split = (split * panels / splits)..((split + 1) * panels / splits);
         let mut scratch = workers.scratch();
         let corner = |tile: usize| {
             let (b, y, x) = place(tile);
             let sample = call.source.of(b, call.lanes);
             Corner { sample, y: y as isize + first[0], x: x as isize + first[1] }
         };
-        let mut transformed = Block::new(source, of_block.clone().map(corner), &mut scratch);
+        let mut multiplied = Block::new(source, of_block.clone().map(corner), &mut scratch);
+        let one = winograd::panel_len(source.c);
+        multiplied.multiply(product, &weights[of_split.start * one..of_split.end * one]);
         let mut pixels = [0.0; TILE * TILE * PANEL];
-        for panel in (split * panels / splits)..((split + 1) * panels / splits) {
-            let channel = panel * PANEL;
-            let width = PANEL.min(result.c - channel);
-            transformed.multiply(product, call.weight, result.c, channel, width);
-            for tile in of_block.clone() {
-                transformed.result(tile - start, &mut pixels);
-                let (b, y, x) = place(tile);
+        for tile in of_block {
+            let (b, y, x) = place(tile);
+            for (panel, channel) in of_split.clone().map(|panel| panel * PANEL).enumerate() {
+                let width = PANEL.min(result.c - channel);
+                multiplied.result(panel, tile - start, &mut pixels);
                 for (i, pixel) in pixels.chunks_exact_mut(PANEL).enumerate() {
                     let (y, x) = (y + i / TILE, x + i % TILE);
                     if y < result.h && x < result.w {

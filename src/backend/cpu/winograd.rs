@@ -5,7 +5,7 @@
 //! is interpolated. The points 0, ±3/4, ±3/2 and ∞ keep rounding within about twice that of the direct sum (0, ±1, ±2
 //! and ∞, which are usual, make it four times).
 //!
-//! Weights are transformed when they are used, panel by panel: that costs little beside the products, and no memory.
+//! Weights are transformed anew in every run: that costs little beside the products, and no memory that stays.
 
 use super::panel::{PANEL, Product};
 use super::simd::{LANES, Lanes, widest};
@@ -18,7 +18,7 @@ pub(super) const TILE: usize = 4;
 const POINTS: usize = 6;
 
 /// Pairs of points.
-const PAIRS: usize = POINTS * POINTS;
+pub(super) const PAIRS: usize = POINTS * POINTS;
 
 /// The points are 0, ±A, ±B and ∞.
 const A: f32 = 0.75;
@@ -26,15 +26,27 @@ const B: f32 = 1.5;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
 
-/// Tiles of a block: many, so that weights are transformed seldom; few, so that a block stays near the core.
-pub(super) fn tiles_of_block(channels: usize) -> usize {
-    const VALUES: usize = 30_720;
-    (VALUES / channels).clamp(12, 120) / 12 * 12
+/// Tiles of a block: many, so that weights are read seldom; few, so that a block stays near the core.
+pub(super) fn tiles_of_block(channels: usize, outputs: usize) -> usize {
+    const VALUES: usize = 122_880;
+    (VALUES / (channels + outputs)).clamp(12, 120) / 12 * 12
+}
+
+/// Distance of the values at two pairs of points, each of which has `len`. Not a multiple of a page: all pairs of a tile
+/// are written together, and would displace each other in the cache.
+const fn stride(len: usize) -> usize {
+    len + LANES
 }
 
 /// Scratch memory for a block, in elements.
-pub(super) fn scratch(channels: usize) -> usize {
-    PAIRS * (tiles_of_block(channels) * (channels + PANEL) + channels * PANEL)
+pub(super) fn scratch(channels: usize, outputs: usize) -> usize {
+    let tiles = tiles_of_block(channels, outputs);
+    PAIRS * (stride(tiles * channels) + outputs.div_ceil(PANEL) * stride(tiles * PANEL))
+}
+
+/// Transformed weights of a panel, in elements: `[pair, channel, column]`, pairs a [`stride`] apart.
+pub(super) fn panel_len(channels: usize) -> usize {
+    PAIRS * stride(channels * PANEL)
 }
 
 /// Where a tile begins in a sample; may lie outside.
@@ -45,15 +57,18 @@ pub(super) struct Corner<'a> {
     pub x: isize,
 }
 
-/// Transformed tiles and their products with a panel of weights.
+/// Transforms a panel of a weight `[3, 3, channels, outputs]`: the outputs from `first` on, at most [`PANEL`].
+pub(super) fn transform_panel(weight: &[f32], channels: usize, outputs: usize, first: usize, out: &mut [f32]) {
+    transform_weight(weight, channels, outputs, first, PANEL.min(outputs - first), out);
+}
+
+/// Transformed tiles and their products with some panels of weights.
 pub(super) struct Block<'s> {
     tiles: usize,
     channels: usize,
-    /// `[pair, tile, channel]`
+    /// `[pair, tile, channel]`, pairs a [`stride`] apart.
     values: &'s mut [f32],
-    /// `[pair, channel, column]`
-    weights: &'s mut [f32],
-    /// `[pair, tile, column]`
+    /// `[panel, pair, tile, column]`, likewise.
     products: &'s mut [f32],
 }
 
@@ -61,28 +76,30 @@ impl<'s> Block<'s> {
     /// Transforms the tiles that begin at the corners, in samples of a shape.
     pub fn new<'a>(shape: Shape, corners: impl ExactSizeIterator<Item = Corner<'a>>, scratch: &'s mut [f32]) -> Self {
         let (tiles, channels) = (corners.len(), shape.c);
-        let (values, rest) = scratch.split_at_mut(PAIRS * tiles * channels);
-        let (weights, rest) = rest.split_at_mut(PAIRS * channels * PANEL);
+        let (values, products) = scratch.split_at_mut(PAIRS * stride(tiles * channels));
         for (tile, corner) in corners.enumerate() {
-            transform_tile(shape, corner, &mut values[tile * channels..], tiles * channels);
+            transform_tile(shape, corner, &mut values[tile * channels..], stride(tiles * channels));
         }
-        Self { tiles, channels, values, weights, products: &mut rest[..PAIRS * tiles * PANEL] }
+        Self { tiles, channels, values, products }
     }
 
-    /// Multiplies by the outputs `first..first + width`, at most [`PANEL`], of a weight `[3, 3, channels, outputs]`.
-    pub fn multiply(&mut self, product: Product, weight: &[f32], outputs: usize, first: usize, width: usize) {
-        transform_weight(weight, self.channels, outputs, first, width, self.weights);
-        let values = self.values.chunks_exact(self.tiles * self.channels);
-        let products = self.products.chunks_exact_mut(self.tiles * PANEL);
-        for ((values, weights), products) in values.zip(self.weights.chunks_exact(self.channels * PANEL)).zip(products)
-        {
-            product(self.channels, values, weights, products);
+    /// Multiplies by transformed panels: pair by pair, so that a pair's values are read from afar once.
+    pub fn multiply(&mut self, product: Product, panels: &[f32]) {
+        let (tiles, channels) = (self.tiles, self.channels);
+        let one = stride(tiles * PANEL);
+        for (pair, values) in self.values.chunks_exact(stride(tiles * channels)).enumerate() {
+            for (panel, weights) in panels.chunks_exact(panel_len(channels)).enumerate() {
+                let weights = &weights[pair * stride(channels * PANEL)..][..channels * PANEL];
+                let products = &mut self.products[(panel * PAIRS + pair) * one..][..tiles * PANEL];
+                product(channels, &values[..tiles * channels], weights, products);
+            }
         }
     }
 
-    /// The result of one tile: `[TILE·TILE pixels, PANEL columns]`.
-    pub fn result(&self, tile: usize, out: &mut [f32; TILE * TILE * PANEL]) {
-        interpolate_tile(&self.products[tile * PANEL..], self.tiles * PANEL, out);
+    /// The result of one tile and panel: `[TILE·TILE pixels, PANEL columns]`.
+    pub fn result(&self, panel: usize, tile: usize, out: &mut [f32; TILE * TILE * PANEL]) {
+        let one = stride(self.tiles * PANEL);
+        interpolate_tile(&self.products[panel * PAIRS * one + tile * PANEL..], one, out);
     }
 }
 
@@ -162,7 +179,7 @@ widest! {
                 let columns: [_; 3] = std::array::from_fn(|x| evaluate_taps(std::array::from_fn(|y| at(y * 3 + x))));
                 for (y, row) in turned(columns).into_iter().enumerate() {
                     for (x, values) in evaluate_taps(row).into_iter().enumerate() {
-                        values.store(&mut out[((y * POINTS + x) * channels + c) * PANEL + column..]);
+                        values.store(&mut out[(y * POINTS + x) * stride(channels * PANEL) + c * PANEL + column..]);
                     }
                 }
             }
