@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::simd::widest;
 use super::{Base, Cpu, Shared, Target, View, Workers, tiled, winograd};
 use crate::backend::taps::{self, Direction, Phase};
 use crate::backend::{ConvGeom, Variant, WeightRef, rectify};
@@ -187,7 +188,7 @@ impl ConvKernel {
             _ => {
                 matmul(m, n, k, product, pixels, weight);
                 for (row, at) in product.chunks_exact_mut(n).zip(places()) {
-                    call.finish(row, b, at, unit.channels.start, out(at));
+                    finish_row(call, row, b, at, unit.channels.start, out(at));
                 }
             }
         }
@@ -240,49 +241,94 @@ impl Call<'_> {
     #[inline(always)]
     pub(super) fn finish(&self, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
         let n = products.len();
+        let in_place = matches!(self.base, Base::InPlace);
+        let term = self.base.term(b, self.lanes, at, n);
         match &self.epilogue {
             Epilogue::Forward { bias, relu } => {
                 let bias = bias.map(|(bias, variant)| (&bias[channel..channel + n], variant));
-                // The term comes last wherever it lies, so that where it lies changes no bit.
-                let term = match self.base {
-                    Base::InPlace => Some(&*out),
-                    _ => self.base.term(b, self.lanes, at, n),
-                };
-                finish(products, term, bias, *relu);
-                out.copy_from_slice(products);
+                finish_into(products, in_place, term, bias, *relu, out);
             }
             Epilogue::Backward { mul } => {
-                if let Some(mul) = mul {
-                    let mul = &mul.of(b, self.lanes)[at..at + n];
-                    products.iter_mut().zip(mul).for_each(|(p, m)| *p *= m);
-                }
-                self.base.begin(b, self.lanes, at, out);
-                out.iter_mut().zip(&*products).for_each(|(o, p)| *o += p);
+                let mul = mul.map(|mul| &mul.of(b, self.lanes)[at..at + n]);
+                finish_back(products, in_place, term, mul, out);
             }
         }
     }
 }
 
-/// Adds a term and a bias to a row of products and rectifies it, in one pass for what is common.
-fn finish(row: &mut [f32], term: Option<&[f32]>, bias: Option<(&[f32], Variant)>, relu: bool) {
-    match (term, bias, relu) {
-        (None, Some((bias, Variant::Plain)), true) => {
-            row.iter_mut().zip(bias).for_each(|(y, b)| *y = rectify(*y + b));
-        }
-        (Some(term), Some((bias, Variant::Plain)), true) => {
-            row.iter_mut().zip(bias).zip(term).for_each(|((y, b), t)| *y = rectify(*y + b + t));
-        }
-        _ => {
-            if let Some((bias, variant)) = bias {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b));
+widest! {
+    /// Adds a bias and a term to a row of products and rectifies it, in one pass for what is common.
+    fn finish(row: &mut [f32], term: Option<&[f32]>, bias: Option<(&[f32], Variant)>, relu: bool) {
+        match (term, bias, relu) {
+            (None, Some((bias, Variant::Plain)), true) => {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y = rectify(*y + b));
             }
-            if let Some(term) = term {
-                row.iter_mut().zip(term).for_each(|(y, t)| *y += t);
+            (Some(term), Some((bias, Variant::Plain)), true) => {
+                row.iter_mut().zip(bias).zip(term).for_each(|((y, b), t)| *y = rectify(*y + b + t));
             }
-            if relu {
-                row.iter_mut().for_each(|y| *y = rectify(*y));
+            _ => {
+                if let Some((bias, variant)) = bias {
+                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b));
+                }
+                if let Some(term) = term {
+                    row.iter_mut().zip(term).for_each(|(y, t)| *y += t);
+                }
+                if relu {
+                    row.iter_mut().for_each(|y| *y = rectify(*y));
+                }
             }
         }
+    }
+
+    /// Call::finish for one row.
+    fn finish_row(call: &Call<'_>, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
+        call.finish(products, b, at, channel, out);
+    }
+}
+
+/// [`finish`] for products that lie elsewhere than the result, which may hold the term. It comes last wherever it lies, so
+/// that where it lies changes no bit.
+#[inline(always)]
+fn finish_into(
+    products: &mut [f32],
+    in_place: bool,
+    term: Option<&[f32]>,
+    bias: Option<(&[f32], Variant)>,
+    relu: bool,
+    out: &mut [f32],
+) {
+    match bias {
+        None => {}
+        Some((bias, Variant::Plain)) => products.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+        Some((bias, variant)) => products.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b)),
+    }
+    if let Some(term) = term {
+        products.iter_mut().zip(term).for_each(|(y, t)| *y += t);
+    }
+    match (in_place, relu) {
+        (false, false) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o = *y),
+        (false, true) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o = rectify(*y)),
+        (true, false) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o += y),
+        (true, true) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o = rectify(*y + *o)),
+    }
+}
+
+/// The same for a product of the other direction: `mul` times it, and a term.
+#[inline(always)]
+fn finish_back(
+    products: &mut [f32],
+    in_place: bool,
+    term: Option<&[f32]>,
+    mul: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    if let Some(mul) = mul {
+        products.iter_mut().zip(mul).for_each(|(p, m)| *p *= m);
+    }
+    match (in_place, term) {
+        (true, _) => out.iter_mut().zip(&*products).for_each(|(o, p)| *o += p),
+        (false, Some(term)) => out.iter_mut().zip(&*products).zip(term).for_each(|((o, p), t)| *o = t + p),
+        (false, None) => out.iter_mut().zip(&*products).for_each(|(o, p)| *o = *p),
     }
 }
 

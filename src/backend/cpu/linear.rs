@@ -1,18 +1,24 @@
-//! Fully connected layers as products over fixed blocks of samples. A last block that is not full is padded, so that the
-//! bits of a sample's result do not depend on how many samples share the batch.
+//! Fully connected layers as products over blocks of samples. The bits of a sample's result do not depend on how many
+//! samples share the batch: for the sake of a library whose sums do, its products are of full blocks.
 
 use super::conv::{Matrix, matmul};
-use super::dot::{self, BLOCK};
+use super::dot;
 use super::{Base, Shared, Target, View, Workers};
 use crate::backend::{Variant, rectify};
 use crate::net::Param;
 
-/// Results of one product; keeps its part of the weights within the cache.
-const TILE: usize = 128;
+/// Samples of one block.
+const BLOCK: usize = 12;
+
+/// Rows of the weights that make one product: few enough to spread them over the threads.
+const ROWS: usize = 64;
+
+/// Columns that make one product of the other direction: a page of each row.
+const COLUMNS: usize = 1024;
 
 /// Scratch memory that a layer needs, in elements.
 pub(super) fn scratch(param: &Param) -> usize {
-    BLOCK * (param.inputs.max(param.outputs) + TILE)
+    BLOCK * (param.inputs.max(param.outputs) + ROWS.max(COLUMNS))
 }
 
 /// `y = relu?(W·x + bias + base)`, `weight` being `[outputs, inputs]`.
@@ -32,14 +38,10 @@ pub(super) fn forward(
         }
     };
     let dots = dot::select();
-    let multiply = |channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
-        let n = channels.len();
-        for (j, channel) in channels.enumerate() {
-            let sums = dots(rows, &weight[channel * inputs..][..inputs]);
-            sums.iter().enumerate().for_each(|(s, sum)| product[s * n + j] = *sum);
-        }
+    let multiply = |samples: usize, channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
+        dots(inputs, &rows[..samples * inputs], &weight[channels.start * inputs..channels.end * inputs], product);
     };
-    blocks(workers, inputs, outputs, x, base, y, multiply, finish, relu);
+    blocks(workers, [inputs, outputs], ROWS, x, base, y, multiply, finish, relu);
 }
 
 /// `dx = mul ⊙ (Wᵀ·dy) + base`
@@ -57,33 +59,33 @@ pub(super) fn backward(
             row.iter_mut().zip(&mul.of(b, lanes)[channels]).for_each(|(o, m)| *o *= m);
         }
     };
-    let multiply = |channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
+    let multiply = |_: usize, channels: std::ops::Range<usize>, rows: &[f32], product: &mut [f32]| {
         let weight = Matrix { data: &weight[channels.start..], row: inputs, col: 1 };
         let rows = Matrix { data: rows, row: outputs, col: 1 };
         matmul(BLOCK, channels.len(), outputs, product, rows, weight);
     };
-    blocks(workers, outputs, inputs, dy, base, dx, multiply, finish, false);
+    blocks(workers, [outputs, inputs], COLUMNS, dy, base, dx, multiply, finish, false);
 }
 
 #[allow(clippy::too_many_arguments)]
 fn blocks(
     workers: &Workers,
-    depth: usize,
-    width: usize,
+    [depth, width]: [usize; 2],
+    tile: usize,
     x: View<'_>,
     base: Base<'_>,
     y: Target<'_>,
-    multiply: impl Fn(std::ops::Range<usize>, &[f32], &mut [f32]) + Sync,
+    multiply: impl Fn(usize, std::ops::Range<usize>, &[f32], &mut [f32]) + Sync,
     finish: impl Fn(std::ops::Range<usize>, usize, &mut [f32]) + Sync,
     relu: bool,
 ) {
     let (count, lanes) = (y.count(), y.lanes);
-    let tiles = width.div_ceil(TILE);
+    let tiles = width.div_ceil(tile);
     let result = Shared::new(y.data);
     workers.each(count.div_ceil(BLOCK) * tiles, |i| {
-        let (first, channel) = (i / tiles * BLOCK, i % tiles * TILE);
+        let (first, channel) = (i / tiles * BLOCK, i % tiles * tile);
         let samples = first..(first + BLOCK).min(count);
-        let channels = channel..(channel + TILE).min(width);
+        let channels = channel..(channel + tile).min(width);
         let n = channels.len();
         let mut scratch = workers.scratch();
         let (rows, product) = scratch.split_at_mut(BLOCK * depth);
@@ -92,7 +94,7 @@ fn blocks(
         for (row, b) in rows.chunks_exact_mut(depth).zip(samples.clone()) {
             row.copy_from_slice(x.of(b, lanes));
         }
-        multiply(channels.clone(), rows, product);
+        multiply(samples.len(), channels.clone(), rows, product);
         for (row, b) in product.chunks_exact_mut(n).zip(samples) {
             finish(channels.clone(), b, row);
             // SAFETY: these channels of sample `b` belong to this unit alone.

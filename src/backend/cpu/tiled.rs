@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::conv::{Call, ConvKernel};
 use super::panel::{self, PANEL};
-use super::simd::LANES;
+use super::simd::{LANES, widest};
 use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
 use super::{Shared, Target, Workers};
 use crate::backend::{ConvGeom, WeightRef, WeightSign};
@@ -73,16 +73,33 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, call: &Call<'_>, y: Ta
             for (panel, channel) in of_split.clone().map(|panel| panel * PANEL).enumerate() {
                 let width = PANEL.min(result.c - channel);
                 multiplied.result(panel, tile - start, &mut pixels);
-                for (i, pixel) in pixels.chunks_exact_mut(PANEL).enumerate() {
+                let places = std::array::from_fn(|i| {
                     let (y, x) = (y + i / TILE, x + i % TILE);
-                    if y < result.h && x < result.w {
-                        let at = (y * result.w + x) * result.c + channel;
-                        // SAFETY: these channels of this pixel belong to this tile and panel alone.
-                        let out = unsafe { std::slice::from_raw_parts_mut(out.at(b * len + at), width) };
-                        call.finish(&mut pixel[..width], b, at, channel, out);
-                    }
-                }
+                    (y < result.h && x < result.w).then(|| (y * result.w + x) * result.c + channel)
+                });
+                finish(call, &mut pixels, b, &places, channel, width, out.shift(b * len));
             }
         }
     });
+}
+
+widest! {
+    /// Finishes the pixels of a tile, whose first channels lie at `places` of result `b`.
+    fn finish(
+        call: &Call<'_>,
+        pixels: &mut [f32; TILE * TILE * PANEL],
+        b: usize,
+        places: &[Option<usize>; TILE * TILE],
+        channel: usize,
+        width: usize,
+        out: Shared,
+    ) {
+        for (pixel, at) in pixels.chunks_exact_mut(PANEL).zip(places) {
+            if let Some(at) = *at {
+                // SAFETY: inside result `b`, which begins at `out`; no other tile and panel has these channels.
+                let out = unsafe { std::slice::from_raw_parts_mut(out.at(at), width) };
+                call.finish(&mut pixel[..width], b, at, channel, out);
+            }
+        }
+    }
 }
