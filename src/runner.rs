@@ -78,11 +78,13 @@ impl Runner {
     /// # Errors
     /// When the device fails.
     pub fn budget(&self, threads: usize) -> Result<Budget> {
+        /// Weights of fully connected layers are read once for as many patches.
+        const BATCH: usize = 12;
         /// More would only leave the caches.
         const COMFORTABLE: u64 = 384 << 20;
         Ok(match self {
             Self::Cpu(_) => {
-                Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: 2 * threads }
+                Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: (2 * threads).max(BATCH) }
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => {

@@ -2,82 +2,183 @@
 
 use std::ops::{Add, Mul, Sub};
 
-/// Channels of a [`Lanes`].
+/// What channels must be a multiple of for [`Lanes`] of any width.
 pub(super) const LANES: usize = 16;
+
+/// A register of numbers. Compilers do not reliably make one of an array.
+pub(super) trait Register: Copy {
+    /// How many numbers it holds; a divisor of [`LANES`].
+    const COUNT: usize;
+    fn zero() -> Self;
+    /// The first values.
+    fn load(values: &[f32]) -> Self;
+    fn store(self, values: &mut [f32]);
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn times(self, factor: f32) -> Self;
+}
+
+/// Any processor: compilers make registers of 128 bits of it, which nearly all have.
+impl Register for [f32; 4] {
+    const COUNT: usize = 4;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        [0.0; 4]
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32]) -> Self {
+        [values[0], values[1], values[2], values[3]]
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [f32]) {
+        values[..4].copy_from_slice(&self);
+    }
+
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        [self[0] + b[0], self[1] + b[1], self[2] + b[2], self[3] + b[3]]
+    }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        [self[0] - b[0], self[1] - b[1], self[2] - b[2], self[3] - b[3]]
+    }
+
+    #[inline(always)]
+    fn times(self, factor: f32) -> Self {
+        [self[0] * factor, self[1] * factor, self[2] * factor, self[3] * factor]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Register;
+
+    macro_rules! register {
+        ($type:ident, $count:literal, $zero:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $set:ident) => {
+            // SAFETY of all: code with these registers is part of functions compiled for them, which run only where the
+            // processor has them; loads and stores are in bounds, as asserted.
+            impl Register for $type {
+                const COUNT: usize = $count;
+
+                #[inline(always)]
+                fn zero() -> Self {
+                    // SAFETY: as above.
+                    unsafe { $zero() }
+                }
+
+                #[inline(always)]
+                fn load(values: &[f32]) -> Self {
+                    assert!(values.len() >= $count);
+                    // SAFETY: as above.
+                    unsafe { $load(values.as_ptr()) }
+                }
+
+                #[inline(always)]
+                fn store(self, values: &mut [f32]) {
+                    assert!(values.len() >= $count);
+                    // SAFETY: as above.
+                    unsafe { $store(values.as_mut_ptr(), self) }
+                }
+
+                #[inline(always)]
+                fn add(self, other: Self) -> Self {
+                    // SAFETY: as above.
+                    unsafe { $add(self, other) }
+                }
+
+                #[inline(always)]
+                fn sub(self, other: Self) -> Self {
+                    // SAFETY: as above.
+                    unsafe { $sub(self, other) }
+                }
+
+                #[inline(always)]
+                fn times(self, factor: f32) -> Self {
+                    // SAFETY: as above.
+                    unsafe { $mul(self, $set(factor)) }
+                }
+            }
+        };
+    }
+
+    #[rustfmt::skip]
+    register!(__m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_set1_ps);
+    #[rustfmt::skip]
+    register!(__m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_set1_ps);
+}
 
 /// Numbers of neighbouring channels.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Lanes(pub [f32; LANES]);
+pub(super) struct Lanes<R>(pub R);
 
-impl Lanes {
-    pub const ZERO: Self = Self([0.0; LANES]);
-
-    /// The first [`LANES`] values.
-    #[inline(always)]
-    pub fn load(values: &[f32]) -> Self {
-        let mut lanes = Self::ZERO;
-        lanes.0.copy_from_slice(&values[..LANES]);
-        lanes
-    }
-
-    #[inline(always)]
-    pub fn store(self, values: &mut [f32]) {
-        values[..LANES].copy_from_slice(&self.0);
-    }
-
-    #[inline(always)]
-    fn with(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
-    }
-}
-
-impl Add for Lanes {
+impl<R: Register> Add for Lanes<R> {
     type Output = Self;
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        self.with(other, |a, b| a + b)
+        Self(self.0.add(other.0))
     }
 }
 
-impl Sub for Lanes {
+impl<R: Register> Sub for Lanes<R> {
     type Output = Self;
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        self.with(other, |a, b| a - b)
+        Self(self.0.sub(other.0))
     }
 }
 
-impl Mul<Lanes> for f32 {
-    type Output = Lanes;
+impl<R: Register> Mul<Lanes<R>> for f32 {
+    type Output = Lanes<R>;
     #[inline(always)]
-    fn mul(self, lanes: Lanes) -> Lanes {
-        Lanes(std::array::from_fn(|i| self * lanes.0[i]))
+    fn mul(self, lanes: Lanes<R>) -> Lanes<R> {
+        Lanes(lanes.0.times(self))
     }
 }
 
-/// Defines functions that are compiled for each width of registers; a call takes the widest that the processor has.
+/// Defines functions that are compiled for each width of registers; a call takes the widest that the processor has. A
+/// function `name<R>` gets the type of that [`Register`].
 macro_rules! widest {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block)*) => {$(
-        $(#[$doc])*
-        #[allow(clippy::too_many_arguments)]
-        fn $name($($arg: $type),*) {
+        widest! {
+            @versions [$(#[$doc])*] $name($($arg: $type),*) [body, body, body]
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
             fn body($($arg: $type),*) $body
+        }
+    )*};
+    ($($(#[$doc:meta])* fn $name:ident<$register:ident>($($arg:ident: $type:ty),* $(,)?) $body:block)*) => {$(
+        widest! {
+            @versions [$(#[$doc])*] $name($($arg: $type),*)
+            [body::<std::arch::x86_64::__m512>, body::<std::arch::x86_64::__m256>, body::<[f32; 4]>]
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body<$register: $crate::backend::cpu::simd::Register>($($arg: $type),*) $body
+        }
+    )*};
+    (@versions [$($doc:tt)*] $name:ident($($arg:ident: $type:ty),*) [$avx512:expr, $avx2:expr, $any:expr] $body:item) => {
+        $($doc)*
+        #[allow(clippy::too_many_arguments)]
+        fn $name($($arg: $type),*) {
+            $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx512($($arg: $type),*) {
-                    body($($arg),*)
+                    $avx512($($arg),*)
                 }
 
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $type),*) {
-                    body($($arg),*)
+                    $avx2($($arg),*)
                 }
 
                 if is_x86_feature_detected!("avx512f") {
@@ -89,8 +190,8 @@ macro_rules! widest {
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            body($($arg),*)
+            $any($($arg),*)
         }
-    )*};
+    };
 }
 pub(super) use widest;

@@ -46,7 +46,9 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, call: &Call<'_>, y: Ta
     let [rows, cols] = [result.h.div_ceil(TILE), result.w.div_ceil(TILE)];
     let tiles = y.count() * rows * cols;
     let threads = workers.pool.current_num_threads();
-    let block = tiles_of_block(source.c, result.c).min(tiles.div_ceil(threads));
+    // As many for each thread.
+    let rounds = tiles.div_ceil(threads * tiles_of_block(source.c, result.c));
+    let block = tiles.div_ceil(threads * rounds);
     let blocks = tiles.div_ceil(block);
     let splits = threads.div_ceil(blocks).min(panels);
     let product = panel::select();

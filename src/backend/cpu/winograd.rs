@@ -8,7 +8,7 @@
 //! Weights are transformed anew in every run: that costs little beside the products, and no memory that stays.
 
 use super::panel::{PANEL, Product};
-use super::simd::{LANES, Lanes, widest};
+use super::simd::{LANES, Lanes, Register, widest};
 use crate::net::Shape;
 
 /// Result pixels of a tile along an axis.
@@ -16,6 +16,9 @@ pub(super) const TILE: usize = 4;
 
 /// Points along an axis, and source pixels of a tile.
 const POINTS: usize = 6;
+
+/// Weights along an axis.
+const TAPS: usize = 3;
 
 /// Pairs of points.
 pub(super) const PAIRS: usize = POINTS * POINTS;
@@ -103,66 +106,136 @@ impl<'s> Block<'s> {
     }
 }
 
+/// A linear function along one axis: `M` values become `N`. A trait and not a closure, which would be compiled for narrow
+/// registers.
+trait Along<const M: usize, const N: usize> {
+    fn of<R: Register>(values: [Lanes<R>; M]) -> [Lanes<R>; N];
+}
+
+/// Values of neighbouring channels at each place of a square.
+type Square<R, const N: usize> = [[Lanes<R>; N]; N];
+
 /// Six neighbours at the six points: row by row the coefficients of `∏ (x − p)` over the other points p.
-#[inline(always)]
-fn evaluate(d: [Lanes; POINTS]) -> [Lanes; POINTS] {
-    let (even_a, odd_a) = (d[4] - B2 * d[2], A * (d[3] - B2 * d[1]));
-    let (even_b, odd_b) = (d[4] - A2 * d[2], B * (d[3] - A2 * d[1]));
-    let end = |i: usize| d[i + 4] - (A2 + B2) * d[i + 2] + (A2 * B2) * d[i];
-    [end(0), even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, end(1)]
+struct Evaluate;
+
+impl Along<POINTS, POINTS> for Evaluate {
+    #[inline(always)]
+    fn of<R: Register>(d: [Lanes<R>; POINTS]) -> [Lanes<R>; POINTS] {
+        let (even_a, odd_a) = (d[4] - B2 * d[2], A * (d[3] - B2 * d[1]));
+        let (even_b, odd_b) = (d[4] - A2 * d[2], B * (d[3] - A2 * d[1]));
+        let zero = d[4] - (A2 + B2) * d[2] + (A2 * B2) * d[0];
+        let infinity = d[5] - (A2 + B2) * d[3] + (A2 * B2) * d[1];
+        [zero, even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, infinity]
+    }
 }
 
 /// Three taps at the six points, each divided by the product of its point's distances to the others.
-#[inline(always)]
-fn evaluate_taps(g: [Lanes; 3]) -> [Lanes; POINTS] {
-    const N: f32 = 1.0 / (A2 * B2);
-    const NA: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
-    const NB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
-    let (even_a, odd_a) = (NA * (g[0] + A2 * g[2]), (NA * A) * g[1]);
-    let (even_b, odd_b) = (NB * (g[0] + B2 * g[2]), (NB * B) * g[1]);
-    [N * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g[2]]
+struct EvaluateTaps;
+
+impl Along<TAPS, POINTS> for EvaluateTaps {
+    #[inline(always)]
+    fn of<R: Register>(g: [Lanes<R>; TAPS]) -> [Lanes<R>; POINTS] {
+        const N: f32 = 1.0 / (A2 * B2);
+        const NA: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
+        const NB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
+        let (even_a, odd_a) = (NA * (g[0] + A2 * g[2]), (NA * A) * g[1]);
+        let (even_b, odd_b) = (NB * (g[0] + B2 * g[2]), (NB * B) * g[1]);
+        [N * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g[2]]
+    }
 }
 
 /// Four neighbours from their values at the six points.
-#[inline(always)]
-fn interpolate(m: [Lanes; POINTS]) -> [Lanes; TILE] {
-    let (even_a, odd_a, even_b, odd_b) = (m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]);
-    [
-        m[0] + even_a + even_b,
-        A * odd_a + B * odd_b,
-        A2 * even_a + B2 * even_b,
-        (A2 * A) * odd_a + (B2 * B) * odd_b + m[5],
-    ]
+struct Interpolate;
+
+impl Along<POINTS, TILE> for Interpolate {
+    #[inline(always)]
+    fn of<R: Register>(m: [Lanes<R>; POINTS]) -> [Lanes<R>; TILE] {
+        let (even_a, odd_a, even_b, odd_b) = (m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]);
+        [
+            m[0] + even_a + even_b,
+            A * odd_a + B * odd_b,
+            A2 * even_a + B2 * even_b,
+            (A2 * A) * odd_a + (B2 * B) * odd_b + m[5],
+        ]
+    }
 }
 
-/// Columns to rows.
+/// `F` of each column and then of each row.
 #[inline(always)]
-fn turned<const M: usize, const N: usize>(columns: [[Lanes; M]; N]) -> [[Lanes; N]; M] {
-    std::array::from_fn(|i| std::array::from_fn(|j| columns[j][i]))
+fn both_axes<F: Along<M, N>, R: Register, const M: usize, const N: usize>(from: Square<R, M>) -> Square<R, N> {
+    let mut half = [[Lanes(R::zero()); M]; N];
+    for x in 0..M {
+        let mut column = [Lanes(R::zero()); M];
+        for y in 0..M {
+            column[y] = from[y][x];
+        }
+        let column = F::of(column);
+        for y in 0..N {
+            half[y][x] = column[y];
+        }
+    }
+    let mut both = [[Lanes(R::zero()); N]; N];
+    for y in 0..N {
+        both[y] = F::of(half[y]);
+    }
+    both
+}
+
+/// A square of lanes, whose rows and columns lie so far apart.
+#[inline(always)]
+fn load<R: Register, const M: usize>(values: &[f32], row: usize, column: usize) -> Square<R, M> {
+    let mut square = [[Lanes(R::zero()); M]; M];
+    for y in 0..M {
+        for x in 0..M {
+            square[y][x] = Lanes(R::load(&values[y * row + x * column..]));
+        }
+    }
+    square
+}
+
+/// Writes a square of lanes, likewise.
+#[inline(always)]
+fn store<R: Register, const N: usize>(square: Square<R, N>, values: &mut [f32], row: usize, column: usize) {
+    for y in 0..N {
+        for x in 0..N {
+            square[y][x].0.store(&mut values[y * row + x * column..]);
+        }
+    }
+}
+
+/// The pixels of a tile of which some lie outside.
+#[inline(always)]
+fn load_edge<R: Register>(shape: Shape, corner: Corner<'_>, c: usize) -> Square<R, POINTS> {
+    let mut tile = [[Lanes(R::zero()); POINTS]; POINTS];
+    for y in 0..POINTS {
+        for x in 0..POINTS {
+            let (py, px) = (corner.y + y as isize, corner.x + x as isize);
+            if (0..shape.h as isize).contains(&py) && (0..shape.w as isize).contains(&px) {
+                tile[y][x] = Lanes(R::load(&corner.sample[(py as usize * shape.w + px as usize) * shape.c + c..]));
+            }
+        }
+    }
+    tile
 }
 
 widest! {
     /// Writes a tile's values at the pairs of points, which lie `stride` apart.
-    fn transform_tile(shape: Shape, corner: Corner<'_>, out: &mut [f32], stride: usize) {
-        let inside = |at: isize, n: usize| usize::try_from(at).ok().filter(|at| *at < n);
-        let ys: [Option<usize>; POINTS] = std::array::from_fn(|i| inside(corner.y + i as isize, shape.h));
-        let xs: [Option<usize>; POINTS] = std::array::from_fn(|i| inside(corner.x + i as isize, shape.w));
-        for c in (0..shape.c).step_by(LANES) {
-            let at = |y: usize, x: usize| match (ys[y], xs[x]) {
-                (Some(y), Some(x)) => Lanes::load(&corner.sample[(y * shape.w + x) * shape.c + c..]),
-                _ => Lanes::ZERO,
+    fn transform_tile<R>(shape: Shape, corner: Corner<'_>, out: &mut [f32], stride: usize) {
+        let inside = |at: isize, n: usize| at >= 0 && at as usize + POINTS <= n;
+        let whole = inside(corner.y, shape.h) && inside(corner.x, shape.w);
+        for c in (0..shape.c).step_by(R::COUNT) {
+            let tile = if whole {
+                let first = (corner.y as usize * shape.w + corner.x as usize) * shape.c + c;
+                load::<R, POINTS>(&corner.sample[first..], shape.w * shape.c, shape.c)
+            } else {
+                load_edge::<R>(shape, corner, c)
             };
-            let columns: [_; POINTS] = std::array::from_fn(|x| evaluate(std::array::from_fn(|y| at(y, x))));
-            for (y, row) in turned(columns).into_iter().enumerate() {
-                for (x, values) in evaluate(row).into_iter().enumerate() {
-                    values.store(&mut out[(y * POINTS + x) * stride + c..]);
-                }
-            }
+            store(both_axes::<Evaluate, R, POINTS, POINTS>(tile), &mut out[c..], POINTS * stride, stride);
         }
     }
 
     /// Writes the taps `[3, 3, channels, outputs]` of some outputs (first, number) at the pairs of points.
-    fn transform_weight(
+    fn transform_weight<R>(
         weight: &[f32],
         channels: usize,
         outputs: usize,
@@ -170,32 +243,24 @@ widest! {
         width: usize,
         out: &mut [f32],
     ) {
+        let (tap, pair) = (channels * outputs, stride(channels * PANEL));
         for c in 0..channels {
-            for column in (0..PANEL).step_by(LANES) {
-                let at = |tap: usize| match column < width {
-                    true => Lanes::load(&weight[(tap * channels + c) * outputs + first + column..]),
-                    false => Lanes::ZERO,
-                };
-                let columns: [_; 3] = std::array::from_fn(|x| evaluate_taps(std::array::from_fn(|y| at(y * 3 + x))));
-                for (y, row) in turned(columns).into_iter().enumerate() {
-                    for (x, values) in evaluate_taps(row).into_iter().enumerate() {
-                        values.store(&mut out[(y * POINTS + x) * stride(channels * PANEL) + c * PANEL + column..]);
-                    }
+            for column in (0..PANEL).step_by(R::COUNT) {
+                let mut taps = [[Lanes(R::zero()); TAPS]; TAPS];
+                if column < width {
+                    taps = load::<R, TAPS>(&weight[c * outputs + first + column..], TAPS * tap, tap);
                 }
+                let values = both_axes::<EvaluateTaps, R, TAPS, POINTS>(taps);
+                store(values, &mut out[c * PANEL + column..], POINTS * pair, pair);
             }
         }
     }
 
     /// Interpolates a tile from its products, which lie `stride` apart.
-    fn interpolate_tile(products: &[f32], stride: usize, out: &mut [f32; TILE * TILE * PANEL]) {
-        for column in (0..PANEL).step_by(LANES) {
-            let at = |y: usize, x: usize| Lanes::load(&products[(y * POINTS + x) * stride + column..]);
-            let columns: [_; POINTS] = std::array::from_fn(|x| interpolate(std::array::from_fn(|y| at(y, x))));
-            for (y, row) in turned(columns).into_iter().enumerate() {
-                for (x, values) in interpolate(row).into_iter().enumerate() {
-                    values.store(&mut out[(y * TILE + x) * PANEL + column..]);
-                }
-            }
+    fn interpolate_tile<R>(products: &[f32], stride: usize, out: &mut [f32; TILE * TILE * PANEL]) {
+        for column in (0..PANEL).step_by(R::COUNT) {
+            let values = load::<R, POINTS>(&products[column..], POINTS * stride, stride);
+            store(both_axes::<Interpolate, R, POINTS, TILE>(values), &mut out[column..], TILE * PANEL, PANEL);
         }
     }
 }
