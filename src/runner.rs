@@ -81,7 +81,7 @@ impl Runner {
         /// Weights of fully connected layers are read once for as many patches.
         const BATCH: usize = 12;
         /// More would only leave the caches.
-        const COMFORTABLE: u64 = 384 << 20;
+        const COMFORTABLE: u64 = 336 << 20;
         Ok(match self {
             Self::Cpu(_) => {
                 Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: (2 * threads).max(BATCH) }

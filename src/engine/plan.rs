@@ -186,7 +186,7 @@ impl<'g> Layout<'g> {
         let patches = patches.map(|mut draft| {
             let (one, end) = draft.writer.lay_out(base, 1);
             let sample = (end - base).max(1);
-            let room = request.memory.saturating_sub(base as u64).min(request.comfortable) / sample as u64;
+            let room = request.memory.min(request.comfortable).saturating_sub(base as u64) / sample as u64;
             chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
             let steps = lay(if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) });
             mosaic = draft.mosaic.take().map(|(writer, tables)| (lay(writer.lay_out(base, 1)), tables));

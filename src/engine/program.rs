@@ -423,52 +423,75 @@ impl<'g> Writer<'g> {
     /// Lays the program out from byte `base` of the arena on, for batches of up to `batch` samples. Returns the
     /// program and the first byte after it.
     pub fn lay_out(&self, base: usize, batch: usize) -> (Vec<Step<Slot>>, usize) {
+        let (mut places, place_of) = self.places(batch);
+        // The largest first, each in the smallest gap that those before it leave while it is needed.
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(places[*i].bytes));
+        for (done, i) in order.iter().enumerate() {
+            let meets = |other: &&Place| other.first <= places[*i].last && places[*i].first <= other.last;
+            let others = order[..done].iter().map(|j| &places[*j]).filter(meets);
+            let used = others.map(|other| (other.offset, other.bytes)).collect();
+            places[*i].offset = free_range(base, places[*i].bytes, used);
+        }
+        let end = places.iter().map(|place| place.offset + place.bytes).max().unwrap_or(base);
+        let slot = |reg: Reg| {
+            let RegInfo { len, lanes, dtype, fixed } = self.regs[reg.0];
+            let offset = || place_of.get(&reg).map(|place| places[*place].offset);
+            let batch = || Some(Slot { offset: offset()?, len, lanes, dtype, scope: Scope::Batch });
+            fixed.or_else(batch).unwrap_or_else(|| unreachable!("register {reg:?} is read before it is written"))
+        };
+        let step = |step: &Step<Reg>| Step { node: step.node.clone(), instr: step.instr.clone().map(|reg, _| slot(reg)) };
+        (self.steps.iter().map(step).collect(), end)
+    }
+
+    /// The places that registers need, and which one has which.
+    fn places(&self, batch: usize) -> (Vec<Place>, HashMap<Reg, usize>) {
         let mut last_use: HashMap<Reg, usize> = HashMap::new();
         for (at, step) in self.steps.iter().enumerate() {
             step.instr.clone().map(|reg, _| last_use.insert(reg, at));
         }
-        let mut slots: Vec<Option<Slot>> = self.regs.iter().map(|r| r.fixed).collect();
-        let mut live: Vec<Reg> = vec![];
-        let mut end = base;
         let bytes = |info: &RegInfo| (info.len * info.lanes * info.dtype.bytes() * batch).next_multiple_of(ALIGN);
-        let mut steps = Vec::with_capacity(self.steps.len());
-        for (at, step) in self.steps.iter().cloned().enumerate() {
+        let mut places: Vec<Place> = vec![];
+        let mut place_of: HashMap<Reg, usize> = HashMap::new();
+        for (at, step) in self.steps.iter().enumerate() {
             // A term added in place hands its memory on when nobody else reads it, here or later.
             let mut reads: Vec<Reg> = vec![];
             step.instr.clone().map(|reg, _| reads.push(reg));
             let mut heir = None;
-            let instr = step.instr.map(|reg, access| {
-                let dies = self.regs[reg.0].fixed.is_none() && last_use[&reg] == at;
+            step.instr.clone().map(|reg, access| {
+                let info = &self.regs[reg.0];
+                if info.fixed.is_some() {
+                    return;
+                }
                 let once = reads.iter().filter(|r| **r == reg).count() == 1;
-                if access == Access::ReadInPlace && dies && once {
+                if access == Access::ReadInPlace && last_use[&reg] == at && once {
                     heir = Some(reg);
                 }
-                if access == Access::Write && slots[reg.0].is_none() {
-                    let info = &self.regs[reg.0];
-                    let taken = heir.take().filter(|h| {
+                if access == Access::Write && !place_of.contains_key(&reg) {
+                    let same = |h: &Reg| {
                         let from = &self.regs[h.0];
                         (from.len, from.lanes, from.dtype) == (info.len, info.lanes, info.dtype)
-                    });
-                    let offset = match taken.and_then(|h| slots[h.0]) {
-                        Some(slot) => slot.offset,
-                        None => {
-                            let used =
-                                live.iter().filter_map(|r| slots[r.0].map(|s| (s.offset, bytes(&self.regs[r.0]))));
-                            free_range(base, bytes(info), used.collect())
-                        }
                     };
-                    end = end.max(offset + bytes(info));
-                    let (len, lanes, dtype) = (info.len, info.lanes, info.dtype);
-                    slots[reg.0] = Some(Slot { offset, len, lanes, dtype, scope: Scope::Batch });
-                    live.push(reg);
+                    let place = heir.take().filter(same).map_or(places.len(), |h| place_of[&h]);
+                    if place == places.len() {
+                        places.push(Place { bytes: bytes(info), first: at, last: at, offset: 0 });
+                    }
+                    places[place].last = last_use[&reg];
+                    place_of.insert(reg, place);
                 }
-                slots[reg.0].unwrap_or_else(|| unreachable!("register {reg:?} is read before it is written"))
             });
-            live.retain(|r| last_use[r] > at);
-            steps.push(Step { node: step.node, instr });
         }
-        (steps, end)
+        (places, place_of)
     }
+}
+
+/// Memory for a value, or for several that follow one another in it.
+struct Place {
+    bytes: usize,
+    /// The steps from which to which it is needed.
+    first: usize,
+    last: usize,
+    offset: usize,
 }
 
 /// Colours of a picture.
