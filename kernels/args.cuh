@@ -38,6 +38,15 @@ struct SampleArgs {
     Value first, second, third;  // [2] each
 };
 
+// Pixels of a value that all samples share.
+struct GatherArgs {
+    Value x, y;
+    const u32 *rows, *cols;  // [grid rows, h] and [grid_cols, w]; 2^32 - 1 stands for none
+    u32 h, w, channels, from_w;
+    u32 grid_cols, first, count;
+    u32 fill;  // bits of what stands where there is none, in y's type
+};
+
 // Two numbers of a whole sample.
 struct ReduceArgs {
     Value x, y;
@@ -249,6 +258,7 @@ SIZE(Value, 24);
 SIZE(EltwiseArgs, 144);
 SIZE(SampleArgs, 216);
 SIZE(ReduceArgs, 72);
+SIZE(GatherArgs, 96);
 SIZE(FillArgs, 96);
 SIZE(PerturbArgs, 112);
 SIZE(ConvArgs, 200);

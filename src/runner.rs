@@ -83,9 +83,11 @@ impl Runner {
         /// More would only leave the caches.
         const COMFORTABLE: u64 = 336 << 20;
         Ok(match self {
-            Self::Cpu(_) => {
-                Budget { memory: crate::machine::memory() / 4, comfortable: COMFORTABLE, batch: (2 * threads).max(BATCH) }
-            }
+            Self::Cpu(_) => Budget {
+                memory: crate::machine::memory() / 4,
+                comfortable: COMFORTABLE,
+                batch: (2 * threads).max(BATCH),
+            },
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => {
                 let memory = engine.backend().free_memory()?;

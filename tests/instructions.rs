@@ -8,7 +8,7 @@ use std::f64::consts::TAU;
 use common::case::{ADDS, Add, Case, Operand, Oracle, SAMPLES, Write, no_layer};
 use common::reference as oracle;
 use common::rig::{Rig, numbers};
-use ucag::backend::{Backend, Divisor, Dtype, Filter, Instr, Scaling, Scope, Sign, Slot, Unary};
+use ucag::backend::{Backend, Divisor, Dtype, Filter, Instr, Picks, Scaling, Scope, Sign, Slot, Unary};
 use ucag::net::Shape;
 
 /// An instruction without weights whose result has `len` values and as many lanes as its operands have at most.
@@ -316,5 +316,47 @@ fn perturbations() {
         let backend = common::cuda::backend(&no_layer()).expect("it was there");
         let late = perturbed(Rig::on(backend), 4, 4, dtype, &Operand { dtype, ..x.clone() });
         assert_eq!(found[4 * x.len..], late, "noise depends on the batch");
+    }
+}
+
+/// Pixels of one value that patches share, for the patches from `first` on.
+fn gathered<B: Backend>(mut rig: Rig<B>, first: usize, dtype: Dtype, x: &Operand, picks: &Picks) -> Vec<f32> {
+    let samples = SAMPLES - first;
+    let from = rig.slot(x.len, 1, dtype, Scope::Shared, x.bytes(0..1));
+    let y = rig.result(picks.to.len(), 1, dtype, Scope::Batch, samples);
+    rig.first = first;
+    let instr = Instr::Gather { picks: picks.clone(), x: from, y };
+    numbers(&rig.run(instr, samples, &[y])[0], dtype)
+}
+
+#[test]
+fn pixels_are_gathered() {
+    const NONE: u32 = Picks::OUTSIDE;
+    for channels in [4, 6, 1] {
+        // Patches of three rows and two columns, in a grid of three by three; runs, gaps, repetitions, and what is outside.
+        let rows = [NONE, 0, 1, 4, 4, 2, 3, NONE, 0].into();
+        let cols = [0, 1, NONE, NONE, 3, 2].into();
+        let (from, to) = (Shape::new(5, 4, channels), Shape::new(3, 2, channels));
+        let picks = Picks { from, to, rows, cols, fill: -2.5 };
+        let x = Operand::random(1, 1, from.len()).half();
+        let expected = |i: usize| {
+            let (patch, pixel, c) = (i / to.len(), i % to.len() / channels, i % channels);
+            let (row, col) = (picks.rows[patch / 3 * 3 + pixel / 2], picks.cols[patch % 3 * 2 + pixel % 2]);
+            let inside = row != NONE && col != NONE;
+            if inside { x.of(0, 0)[(row as usize * from.w + col as usize) * channels + c] } else { -2.5 }
+        };
+        let expected: Vec<f32> = (0..SAMPLES * to.len()).map(|i| expected(i) as f32).collect();
+        for first in [0, 4] {
+            let x = Operand { dtype: Dtype::F32, ..x.clone() };
+            let found = gathered(Rig::new(&no_layer(), 2), first, Dtype::F32, &x, &picks);
+            assert_eq!(found, expected[first * to.len()..], "{channels} channels");
+        }
+        #[cfg(feature = "cuda")]
+        for (dtype, first) in [(Dtype::F32, 0), (Dtype::F16, 0), (Dtype::F16, 4)] {
+            let Some(backend) = common::cuda::backend(&no_layer()) else { continue };
+            let x = Operand { dtype, ..x.clone() };
+            let found = gathered(Rig::on(backend), first, dtype, &x, &picks);
+            assert_eq!(found, expected[first * to.len()..], "{channels} channels on the device, {dtype:?}");
+        }
     }
 }

@@ -212,8 +212,10 @@ impl<B: Backend> Engine<B> {
         let mut parts = vec![(&plan.whole.body, 1)];
         parts.extend(plan.mosaic.iter().map(|part| (part, 1)));
         parts.extend(plan.patches.iter().map(|stage| (&stage.body, stage.grid.patches())));
-        let single = parts.into_iter().flat_map(|(part, samples)| (0..samples).map(move |first| (part, first..first + 1)));
-        let tails = plan.stages().flat_map(|stage| stage.tails.iter().map(|tail| (&tail.part, 0..stage.grid.patches())));
+        let single =
+            parts.into_iter().flat_map(|(part, samples)| (0..samples).map(move |first| (part, first..first + 1)));
+        let tails =
+            plan.stages().flat_map(|stage| stage.tails.iter().map(|tail| (&tail.part, 0..stage.grid.patches())));
         for (part, samples) in single.chain(tails) {
             for (i, step) in part.steps.iter().enumerate() {
                 self.backend.run(&Pass { steps: i..i + 1, ..part.pass(samples.clone()) })?;

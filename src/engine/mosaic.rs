@@ -87,7 +87,8 @@ impl Mosaic {
                     Some(input(0)?.axes[a].windows(window, [shape.h, shape.w][a]))
                 };
                 let ((rows, row_view), (cols, col_view)) = (of(0)?, of(1)?);
-                let fill = if matches!(graph.node(node).op, Op::MaxPool(_)) { f32::NEG_INFINITY } else { 0.0 };
+                let zero = matches!(graph.node(node).op, Op::Conv { .. }) || graph.non_negative(inputs[0]);
+                let fill = if zero { 0.0 } else { f32::NEG_INFINITY };
                 let step = |a: usize| window.stride[a].min(window.kernel[a]);
                 let window = Window { stride: [step(0), step(1)], pad: [0; 2], ..*window };
                 ([rows, cols], vec![Some([row_view, col_view])], Some(window), fill)

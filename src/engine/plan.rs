@@ -319,12 +319,7 @@ impl<'g> Draft<'g> {
 
 /// Lets a program take what its patches have in common from a mosaic, as far as that is worth it. Returns the program
 /// that computes it.
-fn share<'g>(
-    w: &mut Writer<'g>,
-    tables: &Tables,
-    storage: Storage,
-    fixed: &mut Fixed,
-) -> Option<(Writer<'g>, Tables)> {
+fn share<'g>(w: &mut Writer<'g>, tables: &Tables, storage: Storage, fixed: &mut Fixed) -> Option<(Writer<'g>, Tables)> {
     let (asked, told) = (|node| w.is_asked(node), |node| w.has_winners(node));
     let mosaic = Arc::new(Mosaic::new(w.graph, &w.shapes, &tables.resample, asked, told)?);
     let mut shared = Writer::of_mosaic(w.graph, mosaic.clone(), storage);

@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::mosaic::Mosaic;
 use crate::backend::{
     ALIGN, Access, AvgGeom, ConvGeom, Divisor, Dtype, Instr, Picks, PoolGeom, Scope, Slot, Step, Storage, Unary,
     Variant, WeightRef,
 };
-use super::mosaic::Mosaic;
 use crate::error::Result;
 use crate::net::{Graph, NodeId, Op, Shape, Window};
 
@@ -440,7 +440,8 @@ impl<'g> Writer<'g> {
             let batch = || Some(Slot { offset: offset()?, len, lanes, dtype, scope: Scope::Batch });
             fixed.or_else(batch).unwrap_or_else(|| unreachable!("register {reg:?} is read before it is written"))
         };
-        let step = |step: &Step<Reg>| Step { node: step.node.clone(), instr: step.instr.clone().map(|reg, _| slot(reg)) };
+        let step =
+            |step: &Step<Reg>| Step { node: step.node.clone(), instr: step.instr.clone().map(|reg, _| slot(reg)) };
         (self.steps.iter().map(step).collect(), end)
     }
 

@@ -315,13 +315,7 @@ fn finish_into(
 
 /// The same for a product of the other direction: `mul` times it, and a term.
 #[inline(always)]
-fn finish_back(
-    products: &mut [f32],
-    in_place: bool,
-    term: Option<&[f32]>,
-    mul: Option<&[f32]>,
-    out: &mut [f32],
-) {
+fn finish_back(products: &mut [f32], in_place: bool, term: Option<&[f32]>, mul: Option<&[f32]>, out: &mut [f32]) {
     if let Some(mul) = mul {
         products.iter_mut().zip(mul).for_each(|(p, m)| *p *= m);
     }

@@ -40,6 +40,11 @@ arguments! {
     EltwiseArgs 144 { a, b, c, add, y: Value; bad: *mut u32; count, code: u32; s, scale: f32; }
     SampleArgs 216 { e: EltwiseArgs; first, second, third: Value; }
     ReduceArgs 72 { x, y: Value; bad: *mut u32; count, stored, own, unused: u32; }
+    GatherArgs 96 {
+        x, y: Value;
+        rows, cols: *const u32;
+        h, w, channels, from_w, grid_cols, first, count, fill: u32;
+    }
     FillArgs 96 {
         range, y: Value;
         vector: *const f32;

@@ -57,6 +57,7 @@ kernels! {
     SHIFT "shift" SampleArgs 256;
     CONTRAST "contrast" SampleArgs 256;
     SCALE "scale" SampleArgs 256;
+    GATHER "gather" GatherArgs 256;
     FILL "fill" FillArgs 256;
     PERTURB "perturb" PerturbArgs 256;
     CORRELATE "correlate" SampleConvArgs 256;

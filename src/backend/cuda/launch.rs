@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 use super::args::*;
 use super::kernels::{self as k, Kernel};
 use super::tables::DeviceTables;
 use super::{Cuda, Program, picture};
+use crate::backend::Picks;
 use crate::error::Result;
 use crate::grid::Weighting;
 use crate::methods::Level;
@@ -111,6 +114,32 @@ impl Cuda {
         self.launch(&k::FOLD, [(plan.canvas.0 * plan.canvas.1).div_ceil(256), y.lanes as usize, 1], &args)
     }
 
+    pub(super) fn gather(
+        &self,
+        program: &Program,
+        step: usize,
+        picks: &Picks,
+        [x, y]: [Value; 2],
+        samples: Range<usize>,
+    ) -> Result<()> {
+        let Some([rows, cols]) = program.axes(step) else { return Ok(()) };
+        let args = GatherArgs {
+            x,
+            y,
+            rows: rows.pointer(0),
+            cols: cols.pointer(0),
+            h: picks.to.h as u32,
+            w: picks.to.w as u32,
+            channels: picks.to.c as u32,
+            from_w: picks.from.w as u32,
+            grid_cols: (picks.cols.len() / picks.to.w) as u32,
+            first: samples.start as u32,
+            count: samples.len() as u32,
+            fill: if y.half != 0 { f16::from_f32(picks.fill).to_bits().into() } else { picks.fill.to_bits() },
+        };
+        self.each(&k::GATHER, y.len as usize, samples.len(), &args)
+    }
+
     /// One launch a lane: each has a picture of its own.
     pub(super) fn overlay(
         &self,
@@ -121,8 +150,8 @@ impl Cuda {
         level: Level,
         [x, range, y]: [Value; 3],
     ) -> Result<()> {
-        let found = program.overlays.iter().find(|(i, _)| *i == step).zip(program.palettes.as_ref());
-        let Some(((_, [rows, cols]), [layer, input])) = found else { return Ok(()) };
+        let found = program.axes(step).zip(program.palettes.as_ref());
+        let Some(([rows, cols], [layer, input])) = found else { return Ok(()) };
         let is_layer = level == Level::Layer;
         for lane in 0..y.lanes as usize {
             let args = OverlayArgs {

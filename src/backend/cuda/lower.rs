@@ -110,6 +110,7 @@ impl Cuda {
                 self.each(&k::AVG_POOL_BACK, g.x.len(), count(dx), &args)
             }
             Instr::Unary { f, x, y } => self.unary(fill::unary(*f), v(x), v(y), count(y)),
+            Instr::Gather { picks, x, y } => self.gather(program, step, picks, [v(x), v(y)], samples),
             Instr::Keep { x, y } => self.unary(fill::unary(Unary::Times(1.0)), v(x), v(y), count(y)),
             Instr::Mask { keep, x, r, add, y } => binary(fill::mask(*keep), x, r, add, y),
             Instr::Add { a, b, relu, y } => {

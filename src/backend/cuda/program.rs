@@ -13,16 +13,23 @@ use crate::net::Shape;
 pub struct Program {
     pub(super) steps: Vec<Step<Slot>>,
     pub(super) tables: DeviceTables,
-    /// Blends of rows and columns of each overlay step, by its index.
-    pub(super) overlays: Vec<(usize, [Buffer; 2])>,
+    /// Tables of rows and columns of the steps that have some, by their index.
+    pub(super) axes: Vec<(usize, [Buffer; 2])>,
     /// Colours of the layer's palette and of the input's.
     pub(super) palettes: Option<[Buffer; 2]>,
+}
+
+impl Program {
+    /// Tables of rows and columns of a step.
+    pub(super) fn axes(&self, step: usize) -> Option<&[Buffer; 2]> {
+        self.axes.iter().find(|(i, _)| *i == step).map(|(_, axes)| axes)
+    }
 }
 
 impl Cuda {
     /// Makes weights, tables and algorithms of a program ready, so that running it allocates nothing.
     pub(super) fn ready(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
-        let (mut overlays, mut palettes) = (vec![], None);
+        let (mut axes, mut palettes) = (vec![], None);
         for (i, step) in steps.iter().enumerate() {
             match &step.instr {
                 Instr::Conv { g, w, bias, x, add, relu, y } => {
@@ -56,10 +63,14 @@ impl Cuda {
                 Instr::Vector { param, vector, .. } => {
                     self.weights.vector(*param, *vector)?;
                 }
+                Instr::Gather { picks, .. } => {
+                    let of = |axis: &[u32]| Buffer::of(&self.handle, axis, "tables of shared pixels");
+                    axes.push((i, [of(&picks.rows)?, of(&picks.cols)?]));
+                }
                 Instr::Overlay { size, photo, source, .. } => {
                     let (rows, cols) = crate::render::axes(*photo, *source, *size);
                     let of = |axis: &[_]| Buffer::of(&self.handle, &blends(axis), "tables of the overlay");
-                    overlays.push((i, [of(&rows)?, of(&cols)?]));
+                    axes.push((i, [of(&rows)?, of(&cols)?]));
                     let of = |colours: &[[u8; 3]]| Buffer::of(&self.handle, colours.as_flattened(), "a palette");
                     let [layer, input] = crate::palette::tables();
                     palettes = Some([of(layer)?, of(input)?]);
@@ -67,6 +78,6 @@ impl Cuda {
                 _ => {}
             }
         }
-        Ok(Program { tables: DeviceTables::new(&self.handle, tables)?, steps, overlays, palettes })
+        Ok(Program { tables: DeviceTables::new(&self.handle, tables)?, steps, axes, palettes })
     }
 }

@@ -1,0 +1,68 @@
+//! What overlapping patches have in common is computed once: the same maps, with less arithmetic.
+
+mod common;
+
+use ucag::grid::{Grid, Mode};
+use ucag::models::MODELS;
+use ucag::{Device, Explainer, Fit, Frame, Target};
+
+/// The map of the second class, and the arithmetic of all patches in FLOPs.
+fn explain(model: &str, size: (usize, usize), grid: Grid, method: &str, sharing: bool) -> (Vec<f32>, f64) {
+    let pixels = common::picture(size.0, size.1, 5);
+    let frame = Frame::rgb(&pixels, size.0, size.1).expect("a frame");
+    let builder =
+        Explainer::with_network(common::tiny(model)).method(method).grid(grid).sharing(sharing).fit(Fit::None);
+    let mut explainer = builder.device(Device::Cpu).threads(2).build().expect("an explainer");
+    let explanation = explainer.explain(&frame, &Target::Classes(vec![1])).expect("an explanation");
+    let floors = explainer.floors().expect("floors").expect("a plan");
+    (explanation.classes[0].map().data.clone(), floors.stages[1].work.flops)
+}
+
+/// Compares; returns the part of the arithmetic that is left.
+fn check(model: &str, size: (usize, usize), grid: Grid, method: &str) -> f64 {
+    let (found, less) = explain(model, size, grid, method, true);
+    let (expected, all) = explain(model, size, grid, method, false);
+    let error = common::max_error(&common::to_f64(&found), &common::to_f64(&expected));
+    assert!(error < common::tolerance::SAME_MAP, "{method} of {model} at {size:?}: maps differ by {error:.1e}");
+    less / all
+}
+
+/// A grid that steps 104 pixels of a scaled patch, 8·13: some of every network is shared.
+#[test]
+fn all_networks_share() {
+    for model in MODELS {
+        let left = check(model.name, (224, 224), Grid { n: 3, rho: Some(0.643), ..Grid::default() }, "grad-cam");
+        let most = if model.name.starts_with("vgg") { 0.8 } else { 0.95 };
+        assert!(left < most, "{}: {left:.2} of the arithmetic is left", model.name);
+    }
+}
+
+/// Sizes, grids and layers for which more, less or nothing coincides.
+#[test]
+fn any_grid_gives_the_same_map() {
+    let aligned = Grid { n: 3, rho: Some(0.5), alpha: 2.0, mode: Mode::Paper };
+    for model in ["resnet18", "resnet50", "vgg11_bn"] {
+        for (size, grid) in [
+            ((96, 96), aligned),
+            ((96, 130), aligned),
+            ((97, 131), Grid::default()),
+            ((120, 100), Grid { n: 4, alpha: 2.5, ..aligned }),
+            ((100, 100), Grid { n: 1, rho: Some(1.0), ..aligned }),
+            ((224, 224), Grid { mode: Mode::Release, ..Grid::default() }),
+        ] {
+            let left = check(model, size, grid, "grad-cam");
+            assert!(left <= 1.0, "{model} at {size:?}: {left}");
+        }
+    }
+    assert!(check("resnet18", (96, 96), aligned, "grad-cam") < 0.9, "nothing is shared where it could be");
+}
+
+/// Methods that need values of early layers in each patch, and what max pooling chose there.
+#[test]
+fn what_is_asked_for_is_still_there() {
+    let grid = Grid { n: 3, rho: Some(0.5), alpha: 2.0, mode: Mode::Paper };
+    for method in ["lrp-epsilon-plus", "guided", "layer-cam", "full-grad"] {
+        check("vgg11_bn", (96, 96), grid, method);
+        check("resnet18", (96, 96), grid, method);
+    }
+}
