@@ -1,6 +1,6 @@
 """Everything the peers and our binary share, made once in the cache folder: photos, weights, ONNX graphs, float64 references.
 
-Usage: prepare.py CACHE NETWORK PHOTO JOB. The networks are those of tests/golden (hashed weights, measured batch norm)."""
+Usage: prepare.py CACHE NETWORK PHOTO [JOB]; without a job no reference. The networks are those of tests/golden (hashed weights, measured batch norm)."""
 
 import copy
 import json
@@ -115,7 +115,7 @@ def write_head(cache, name, state):
         np.save(cache / f"{name}.{key}.npy", value.numpy())
 
 
-def prepare(cache, name, image, job):
+def prepare(cache, name, image, job=None):
     cache.mkdir(parents=True, exist_ok=True)
     box, size = PHOTOS[image]
     picture = cache / f"{image}.png"
@@ -131,7 +131,7 @@ def prepare(cache, name, image, job):
         write_head(cache, name, state)
         (cache / f"{name}.json").write_text(json.dumps({"parameters": parameters}))
     truth = cache / f"{name}-{image}-{job}.npy"
-    if not truth.exists():
+    if job and not truth.exists():
         model, (method, mode) = network(cache, name, torch.float64), METHODS[job]
         x = normalise(np.array(Image.open(picture)))
         with torch.inference_mode():

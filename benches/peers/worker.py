@@ -3,93 +3,20 @@
 Usage: worker.py CACHE ENGINE NETWORK PHOTO JOB SAMPLES THREADS MAP. SAMPLES warm samples follow an untimed first one; 0 means one
 cold run. Grad-CAM is in closed form except in pytorch-grad-cam. Only the modules that an engine needs are imported."""
 
-import json
-import math
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-MEAN, STD = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
-GRID, RHO, ALPHA = 6, 0.555, 2.6
+from library import PytorchGradCam, Zennit
+from ucag import GRID, chunks, softmax, timed, torch_network
+
 # Patches per call: the quickest of those that fit.
 BATCH = {"onnxruntime": {"resnet50": 1, "vgg16": 6}, "torch": {"resnet50": 1, "vgg16": 2},
          "pytorch-grad-cam": {"resnet50": 4, "vgg16": 12}}
 
-
-# UCAG in numpy: resampling as products with matrices.
-
-def cubic(t):
-    a, t = -0.75, abs(t)
-    return ((a + 2) * t - (a + 3)) * t * t + 1 if t <= 1 else (((t - 5) * t + 8) * t - 4) * a if t < 2 else 0.0
-
-
-def bicubic_matrix(length, out):
-    m = np.zeros((out, length), np.float32)
-    for d in range(out):
-        s = (d + 0.5) / ALPHA - 0.5
-        for tap in range(math.floor(s) - 1, math.floor(s) + 3):
-            m[d, min(max(tap, 0), length - 1)] += cubic(s - tap)
-    return m
-
-
-def bilinear_matrix(length, out):
-    m = np.zeros((out, length), np.float32)
-    for d in range(out):
-        s = max((d + 0.5) * length / out - 0.5, 0)
-        i = min(int(s), length - 1)
-        m[d, i] += 1 - (s - i)
-        m[d, min(i + 1, length - 1)] += s - i
-    return m
-
-
-def axis(size):
-    patch = math.floor(RHO * size + 1e-6)
-    return patch, [math.floor(i * (size - patch) / (GRID - 1) + 0.5) for i in range(GRID)], math.floor(ALPHA * patch + 1e-6)
-
-
-def unfold(x):
-    (ph, ys, sh), (pw, xs, sw) = axis(x.shape[2]), axis(x.shape[3])
-    rows, columns = bicubic_matrix(ph, sh), bicubic_matrix(pw, sw).T.copy()
-    return np.stack([rows @ x[0, :, y:y + ph, z:z + pw] @ columns for y in ys for z in xs])
-
-
-def fold(maps, p, height, width):
-    (ph, ys, _), (pw, xs, _) = axis(height), axis(width)
-    rows, columns = bilinear_matrix(maps.shape[1], ph), bilinear_matrix(maps.shape[2], pw).T.copy()
-    total, count = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    for m, w, (y, z) in zip(maps, np.exp(p), ((y, z) for y in ys for z in xs)):
-        total[y:y + ph, z:z + pw] += w * (rows @ m @ columns)
-        count[y:y + ph, z:z + pw] += 1
-    return total / count
-
-
-def softmax(logits):
-    e = np.exp(logits - logits.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
-
-
-def torch_network(cache, network, threads, folded=True):
-    """torchvision's network, frozen, with the cached weights."""
-    import torch
-    import torchvision
-    from safetensors.torch import load_file
-    torch.set_num_threads(threads)
-    with torch.device("meta"):
-        model = torchvision.models.get_model(network, weights=None)
-    model.load_state_dict(load_file(cache / f"{network}.safetensors"), strict=False, assign=True)
-    model.eval().requires_grad_(False)
-    if folded:
-        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "golden"))
-        from golden_nets import fold_batch_norm
-        model = fold_batch_norm(model)
-    return torch, model
-
-
-# Engines. maps(x, k) -> raw maps (N, h, w) and probabilities (N,); k None means the first picture's own top class.
 
 class ClosedForm:
     """Engines that only run forward; outputs(x) gives features, logits and, for VGG, the two hidden layers."""
@@ -121,10 +48,6 @@ def pool_inputs(names, x):
             m[i, low:high] = 1 / (high - low)
         feed[name] = m if name == "rows" else m.T.copy()
     return feed
-
-
-def chunks(x, batch):
-    return [x[i:i + batch] for i in range(0, len(x), batch)]
 
 
 class OnnxRuntime(ClosedForm):
@@ -178,7 +101,7 @@ class OpenVino(ClosedForm):
 class Torch(ClosedForm):
     """Eager, channels_last, batch norm folded."""
 
-    def __init__(self, cache, network, threads, _streams):
+    def __init__(self, cache, network, threads):
         super().__init__(cache, network)
         self.api, model = torch_network(cache, network, threads)
         self.model, self.vgg = model.to(memory_format=self.api.channels_last), network == "vgg16"
@@ -201,95 +124,20 @@ class Torch(ClosedForm):
         return features, m.fc(features.mean((2, 3)))
 
 
-class PytorchGradCam:
-    """The library's call as its documentation has it, weights not frozen; the raw map is taken before it is rectified."""
-
-    def __init__(self, cache, network, threads, _streams):
-        from pytorch_grad_cam import GradCAM
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-        self.api, self.model = torch_network(cache, network, threads, folded=False)
-        self.model.requires_grad_(True)
-        self.target, self.batch = ClassifierOutputTarget, BATCH["pytorch-grad-cam"][network]
-        layer = self.model.features[29] if network == "vgg16" else self.model.layer4[-1]
-
-        class Raw(GradCAM):
-            def get_cam_image(self, *args, **kwargs):
-                self.raw = super().get_cam_image(*args, **kwargs)
-                return self.raw
-
-        self.cam = Raw(model=self.model, target_layers=[layer])
-
-    def classify(self, x):
-        with self.api.inference_mode():
-            return int(self.model(self.api.from_numpy(x)).argmax())
-
-    def maps(self, x, k=None):
-        maps, p = [], []
-        for part in chunks(x, self.batch):
-            targets = None if k is None else [self.target(k)] * len(part)
-            self.cam(input_tensor=self.api.from_numpy(part).requires_grad_(True), targets=targets)
-            maps.append(self.cam.raw)
-            logits = self.cam.outputs.detach().numpy()
-            p.append(softmax(logits)[:, int(logits[0].argmax()) if k is None else k])
-        return np.concatenate(maps), np.concatenate(p)
+def documented_grad_cam(cache, network, threads):
+    """The network as the library's documentation has it: weights neither folded nor frozen."""
+    return PytorchGradCam(cache, network, threads, batch=BATCH["pytorch-grad-cam"][network], prepared=False)
 
 
-class Zennit:
-    """EpsilonPlus on the folded network, one patch per call."""
-
-    def __init__(self, cache, network, threads, _streams):
-        from zennit.composites import EpsilonPlus
-        from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
-        self.api, self.model = torch_network(cache, network, threads)
-        self.composite = EpsilonPlus(canonizers=[ResNetBasicBlockCanonizer(), ResNetBottleneckCanonizer()])
-
-    def classify(self, x):
-        with self.api.inference_mode():
-            return int(self.model(self.api.from_numpy(x)).argmax())
-
-    def maps(self, x, k=None):
-        maps, p = [], []
-        for part in chunks(x, 1):
-            part = self.api.from_numpy(part).requires_grad_(True)
-            with self.composite.context(self.model) as model:
-                logits = model(part)
-                top = int(logits[0].argmax()) if k is None else k
-                start = self.api.zeros_like(logits)
-                start[:, top] = logits.detach()[:, top]
-                relevance, = self.api.autograd.grad(logits, part, start)
-            maps.append(relevance.sum(1).numpy())
-            p.append(softmax(logits.detach().numpy())[:, top])
-        return np.concatenate(maps), np.concatenate(p)
-
-
-# Name -> (class, streams).
-ENGINES = {"openvino": (OpenVino, 1), "openvino-streams": (OpenVino, 2), "onnxruntime": (OnnxRuntime, 1),
-           "onnxruntime-streams": (OnnxRuntime, 2), "torch": (Torch, 1), "pytorch-grad-cam": (PytorchGradCam, 1), "zennit": (Zennit, 1)}
-
-
-def explain(engine, image, job):
-    """uint8 (H, W, 3) -> float32 map (H, W)."""
-    x = ((image.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1)[None].copy()
-    height, width = image.shape[:2]
-    if job.endswith("ucag"):
-        k = engine.classify(x)
-        return fold(*engine.maps(unfold(x), k), height, width)
-    m = engine.maps(x)[0][0]
-    return bilinear_matrix(len(m), height) @ m @ bilinear_matrix(m.shape[1], width).T
+ENGINES = {"openvino": partial(OpenVino, streams=1), "openvino-streams": partial(OpenVino, streams=2),
+           "onnxruntime": partial(OnnxRuntime, streams=1), "onnxruntime-streams": partial(OnnxRuntime, streams=2),
+           "torch": Torch, "pytorch-grad-cam": documented_grad_cam, "zennit": Zennit}
 
 
 def main():
-    cache, name, network, photo, job, samples, threads, out = sys.argv[1:9]
-    kind, streams = ENGINES[name]
-    engine = kind(Path(cache), network, int(threads), streams)
-    image = np.array(Image.open(Path(cache) / f"{photo}.png"))
-    times = []
-    for _ in range(1 + int(samples)):
-        start = time.perf_counter()
-        result = explain(engine, image, job)
-        times.append(time.perf_counter() - start)
-    np.save(out, result)
-    print(json.dumps({"cold_s": times[0], "warm_s": times[1:]}))
+    cache, name, network, photo, job, samples, threads, out = sys.argv[1:]
+    engine = ENGINES[name](Path(cache), network, int(threads))
+    timed(engine, Path(cache) / f"{photo}.png", GRID if job.endswith("ucag") else 0, int(samples), out)
 
 
 if __name__ == "__main__":
