@@ -178,7 +178,7 @@ fn memory_does_not_grow_with_the_number_of_runs() {
         for (method, key) in [("smoothgrad", "draws"), ("integrated-gradients", "steps")] {
             let [few, many] = ["10", "40"].map(|n| bytes((method, &[(key, n)])));
             assert_eq!(few, many, "{method} on {model}");
-            assert!(many < gradient + 4 * input, "{method} on {model}: {many} bytes, the gradient {gradient}");
+            assert!(many < gradient + 5 * input, "{method} on {model}: {many} bytes, the gradient {gradient}");
         }
         let full = bytes(("full-grad", &[]));
         assert!(full < 2 * gradient, "full-grad on {model}: {full} bytes, the gradient {gradient}");

@@ -8,7 +8,7 @@ mod conv;
 pub mod taps;
 
 use ucag::backend::cuda::args;
-use ucag::backend::{ConvGeom, Instr, Slot, WeightRef};
+use ucag::backend::{ConvGeom, Instr, Slot, Variant, WeightRef};
 use ucag::net::Window;
 
 use taps::Direction;

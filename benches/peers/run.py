@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
@@ -27,27 +28,48 @@ JOBS = {
 }
 OURS = "ucag-fast"
 PACKAGES = ("openvino", "onnxruntime", "torch", "torchvision", "grad-cam", "zennit", "numpy")
+LEGEND = ["- *Warm job*: decoded photo to map, first one dropped. *Whole process*: start, load, one photo, map on disk.",
+          "- *times ours*: median of the rounds' ratios (smallest to largest). *peak*: resident; *beyond weights*: less 4 bytes per parameter. "
+          "*difference*: largest from the float64 reference, over its range."]
 
 
 def options():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    split = lambda text: text.split(",")  # noqa: E731
-    p.add_argument("--rounds", type=int, default=5)
+    p = parser(__doc__, 5, "README.md")
     p.add_argument("--jobs", type=split, default=["ucag", "single", "lrp"], help=f"of {','.join(JOBS)}")
-    p.add_argument("--networks", type=split, default=["resnet50", "vgg16"])
     p.add_argument("--photos", type=split, default=["square", "4x3"])
     p.add_argument("--engines", type=split, default=[], help="only these peers")
-    p.add_argument("--samples", type=int, help="warm samples per process, instead of the job's own number")
-    p.add_argument("--threads", type=int, default=2)
     p.add_argument("--no-process", action="store_true", help="leave out the whole-process rows")
     p.add_argument("--without-ours", action="store_true")
+    return entered(p)
+
+
+def split(text):
+    return text.split(",")
+
+
+def parser(text, rounds, out):
+    """Options of every runner."""
+    p = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rounds", type=int, default=rounds)
+    p.add_argument("--networks", type=split, default=["resnet50", "vgg16"])
+    p.add_argument("--samples", type=int, help="warm samples per process, instead of the job's own number")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--most", type=float, default=1, help="measure again where other processes take more than this part of the CPUs")
     p.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / OURS)
-    p.add_argument("--out", type=Path, default=ROOT / "benches" / "README.md")
+    p.add_argument("--out", type=Path, default=ROOT / "benches" / out)
     p.add_argument("--samples-out", type=Path, help="every sample as JSON")
     p.add_argument("--cache", type=Path, default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ucag-peers")
     p.add_argument("--venv", type=Path, help="default: CACHE/venv")
+    p.set_defaults(no_process=False, without_ours=False)
+    return p
+
+
+def entered(p):
+    """The options, inside the virtual environment and with a binary."""
     o = p.parse_args()
     o.cache, o.venv, o.binary = o.cache.resolve(), (o.venv or o.cache / "venv").absolute(), o.binary.resolve()
+    enter_environment(o.venv)
+    assert o.without_ours or o.binary.exists(), f"{o.binary} is missing: cargo build --release, or --without-ours"
     return o
 
 
@@ -85,14 +107,19 @@ def measured(command, threads):
     return text, wall, usage.ru_maxrss / 1024, max(others, 0.0)
 
 
-def peer_group(o, engine, network, photo, job, samples, out):
-    python = o.venv / "bin" / "python"
-    text, wall, peak, others = measured([python, HERE / "worker.py", o.cache, engine, network, photo, job, samples, o.threads, out],
-                                        o.threads)
-    return json.loads(text.splitlines()[-1])["warm_s"], wall, peak, others
+def prepare(o, *what):
+    subprocess.run([sys.executable, "-B", HERE / "prepare.py", o.cache, *what], check=True)
 
 
-def our_group(o, _engine, network, photo, job, samples, out):
+def peer_group(o, script, arguments, samples, out):
+    """One process of a peer: seconds of its warm samples or of its only one, wall seconds, peak MiB, share of others."""
+    command = [o.venv / "bin" / "python", HERE / script, o.cache, *arguments, samples, o.threads, out]
+    text, wall, peak, others = measured(command, o.threads)
+    times = json.loads(text.splitlines()[-1])
+    return times["warm_s"] or [times["cold_s"]], wall, peak, others
+
+
+def our_group(o, network, photo, arguments, samples, out):
     """One process over copies of the photo; the first of them is cold and dropped."""
     folder, maps = o.cache / "ours" / "in", o.cache / "ours" / "out"
     shutil.rmtree(folder.parent, ignore_errors=True)
@@ -100,13 +127,13 @@ def our_group(o, _engine, network, photo, job, samples, out):
     maps.mkdir()
     for i in range(1 + samples):
         shutil.copy(o.cache / f"{photo}.png", folder / f"p{i:04}.png")
-    command = [o.binary, "explain", folder, "--weights", o.cache / f"{network}.safetensors", *JOBS[job][3], "--threads", o.threads,
+    command = [o.binary, "explain", folder, "--weights", o.cache / f"{network}.safetensors", *arguments, "--threads", o.threads,
                "--emit", "npy", "--out", maps, "--json", "--quiet"]
     text, wall, peak, others = measured(command, o.threads)
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     assert len(rows) == 1 + samples, f"{len(rows)} JSON objects for {1 + samples} photos"
     shutil.copy(sorted(maps.glob("*.npy"))[-1], out)
-    return [row["timings_ms"]["explain"] / 1000 for row in rows[1:]], wall, peak, others
+    return [row["timings_ms"]["explain"] / 1000 for row in rows[1:] or rows], wall, peak, others
 
 
 def error(result, truth):
@@ -118,23 +145,41 @@ def error(result, truth):
 
 
 def compare(o, network, photo, job):
-    """All engines in alternation: {engine: {warm, process: [[seconds per round]], peak: {warm, process}, error, others}}."""
-    _, peers, samples, _ = JOBS[job]
-    samples = o.samples or samples
-    engines = [e for e in peers if not o.engines or e in o.engines] + ([] if o.without_ours else [OURS])
+    _, peers, samples, arguments = JOBS[job]
+    groups = {e: partial(peer_group, o, "worker.py", [e, network, photo, job]) for e in peers if not o.engines or e in o.engines}
+    if not o.without_ours:
+        groups[OURS] = partial(our_group, o, network, photo, arguments)
+    truth = o.cache / f"{network}-{photo}-{job}.npy"
+    return alternate(o, f"{network} {photo} {job}", groups, o.rounds, o.samples or samples, lambda _engine, out: error(out, truth))
+
+
+def undisturbed(o, group, samples, out):
+    """Again while other processes take more than their share of the CPUs, five times at most."""
+    for _ in range(5):
+        out.unlink(missing_ok=True)
+        result = group(samples, out)
+        if result[3] <= o.most:
+            break
+        time.sleep(20)
+    return result
+
+
+def alternate(o, title, groups, rounds, samples, judge):
+    """All engines in turn: {engine: {warm, process: [[seconds per round]], peak: {warm, process}, error, others}}.
+
+    groups: {engine: (samples, out) -> as `peer_group`}; judge: (engine, out) -> error of the map that it has written."""
+    engines, out = list(groups), o.cache / "map.npy"
     results = {e: {"warm": [], "process": [], "peak": {"warm": 0.0, "process": 0.0}, "error": 0.0, "others": []} for e in engines}
-    truth, out = o.cache / f"{network}-{photo}-{job}.npy", o.cache / "map.npy"
-    for turn in range(o.rounds):
+    for turn in range(rounds):
         for engine in engines[turn % len(engines):] + engines[:turn % len(engines)]:
-            group, r = our_group if engine == OURS else peer_group, results[engine]
+            r = results[engine]
             for cold in ([] if o.no_process else [True]) + [False]:
-                out.unlink(missing_ok=True)
-                warm, wall, peak, others = group(o, engine, network, photo, job, 0 if cold else samples, out)
+                warm, wall, peak, others = undisturbed(o, groups[engine], 0 if cold else samples, out)
                 what = "process" if cold else "warm"
                 r[what].append([wall] if cold else warm)
-                r["peak"][what], r["error"] = max(r["peak"][what], peak), max(r["error"], error(out, truth))
+                r["peak"][what], r["error"] = max(r["peak"][what], peak), max(r["error"], judge(engine, out))
                 r["others"].append(others)
-                print(f"{network} {photo} {job} round {turn + 1} {engine}: "
+                print(f"{title} round {turn + 1} {engine}: "
                       f"{'process ' + format(wall, '.2f') if cold else 'warm ' + format(statistics.median(warm), '.3f')} s, "
                       f"{peak:.0f} MiB, others {others:.0%}", flush=True)
     return results
@@ -144,38 +189,42 @@ def seconds(value):
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
+def ratio(theirs, ours):
+    """Median of the rounds' ratios, and their range."""
+    by_round = [statistics.median(t) / statistics.median(o) for t, o in zip(theirs, ours)]
+    return f"{statistics.median(by_round):.2f} ({min(by_round):.2f} to {max(by_round):.2f})"
+
+
 def table(results, parameters):
     lines = ["| engine | measured | min | median | max | n | times ours | peak MiB | beyond weights | difference |", "|---|---|---|---|---|---|---|---|---|---|"]
     for what, title in (("warm", "warm job"), ("process", "whole process")):
         rows = {e: r for e, r in results.items() if r[what]}
-        ours = [statistics.median(v) for v in rows[OURS][what]] if OURS in rows else None
         for engine, r in sorted(rows.items(), key=lambda item: statistics.median(sum(item[1][what], []))):
-            flat, ratio = sum(r[what], []), ""
-            if ours and engine != OURS:
-                by_round = [statistics.median(v) / b for v, b in zip(r[what], ours)]
-                ratio = f"{statistics.median(by_round):.2f} ({min(by_round):.2f} to {max(by_round):.2f})"
+            flat, times = sum(r[what], []), ratio(r[what], rows[OURS][what]) if OURS in rows and engine != OURS else ""
             lines.append(f"| {f'**{engine}**' if engine == OURS else engine} | {title} | {seconds(min(flat))} | {seconds(statistics.median(flat))} | "
-                         f"{seconds(max(flat))} | {len(flat)} | {ratio} | {r['peak'][what]:.0f} | {r['peak'][what] - parameters * 4 / 2**20:.0f} | {r['error']:.1e} |")
+                         f"{seconds(max(flat))} | {len(flat)} | {times} | {r['peak'][what]:.0f} | {r['peak'][what] - parameters * 4 / 2**20:.0f} | {r['error']:.1e} |")
     return lines
 
 
-def machine(o):
+def machine(o, packages):
     from importlib.metadata import version
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().split("\n") if line.startswith("model name")), "")
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
     ours = "" if o.without_ours else subprocess.run([o.binary, "--version"], capture_output=True, text=True).stdout.strip() + ", "
     return [f"- Machine: {cpu or platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB; {o.threads} threads everywhere.",
-            f"- Versions: {ours}" + ", ".join(f"{p} {version(p)}" for p in PACKAGES) + f", Python {platform.python_version()}.",
-            f"- {o.rounds} round(s), engines in alternation, one process per engine and round. *Warm job*: decoded photo to map, first one dropped. "
-            "*Whole process*: start, load, one photo, map on disk.",
-            "- *times ours*: median of the rounds' ratios (smallest to largest). *peak*: resident; *beyond weights*: less 4 bytes per parameter. "
-            "*difference*: largest from the float64 reference, over its range."]
+            f"- Versions: {ours}" + ", ".join(f"{p} {version(p)}" for p in packages) + f", Python {platform.python_version()}.",
+            f"- {o.rounds} round(s), engines in alternation, one process per engine and round."]
 
 
-def write(path, network, lines):
+def disturbance(others):
+    return f"- CPU taken by other processes during a group: median {statistics.median(others):.1%}, most {max(others):.1%}."
+
+
+def write(path, topic, script, network, lines):
     """Replaces the network's block in the file, or appends it."""
-    begin, end = (f"<!-- peers {network}: {edge} (written by benches/peers/run.py) -->" for edge in ("begin", "end"))
-    text = path.read_text() if path.exists() else "# Benches\n"
+    begin, end = (f"<!-- {topic} {network}: {edge} (written by benches/peers/{script}) -->" for edge in ("begin", "end"))
+    lines = [f"## {network}", "", *lines]
+    text = path.read_text() if path.exists() else f"# {topic.capitalize()}\n"
     head, found, rest = text.partition(begin)
     tail = rest.partition(end)[2] if found else "\n"
     path.write_text(f"{head if found else head.rstrip() + chr(10) * 2}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}")
@@ -183,21 +232,18 @@ def write(path, network, lines):
 
 def main():
     o = options()
-    enter_environment(o.venv)
-    assert o.without_ours or o.binary.exists(), f"{o.binary} is missing: cargo build --release, or --without-ours"
     everything = {}
     for network in o.networks:
         sections, others = [], []
         for photo in o.photos:
             for job in o.jobs:
-                subprocess.run([sys.executable, "-B", HERE / "prepare.py", o.cache, network, photo, job], check=True)
+                prepare(o, network, photo, job)
                 results = compare(o, network, photo, job)
                 parameters = json.loads((o.cache / f"{network}.json").read_text())["parameters"]
                 sections += ["", f"### {network}, {JOBS[job][0]}, {photo} photo", "", *table(results, parameters)]
                 everything[f"{network}/{photo}/{job}"] = results
                 others += sum((r["others"] for r in results.values()), [])
-                share = f"- CPU taken by other processes during a group: median {statistics.median(others):.1%}, most {max(others):.1%}."
-                write(o.out, network, [f"## {network}", "", *machine(o), share, *sections])
+                write(o.out, "peers", "run.py", network, [*machine(o, PACKAGES), *LEGEND, disturbance(others), *sections])
                 if o.samples_out:
                     o.samples_out.write_text(json.dumps(everything, indent=1))
 

@@ -444,9 +444,16 @@ pub enum Access {
 }
 
 impl<R: std::fmt::Debug> Instr<R> {
-    /// Its name, such as `ConvBack`.
+    /// Its name, and of a convolution kernel and stride: `ConvBack 3x3/1`.
     pub fn name(&self) -> String {
-        format!("{self:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+        let name: String = format!("{self:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
+        match self {
+            Self::Conv { g, .. } | Self::ConvBack { g, .. } => {
+                let Window { kernel, stride, .. } = g.window;
+                format!("{name} {}x{}/{}", kernel[0], kernel[1], stride[0])
+            }
+            _ => name,
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 //! The input-gradient of a strided convolution falls apart into stride² *phases*, each an unstrided gather with the
 //! taps that reach it, so that no product with an inserted zero is ever formed.
 
-use super::{ConvGeom, WeightRef};
+use std::ops::Range;
+
+use super::{ConvGeom, Variant, WeightRef};
 use crate::net::Param;
 
 /// Which way a weight is applied.
@@ -116,4 +118,58 @@ pub(crate) fn pack(param: &Param, g: &ConvGeom, w: WeightRef, direction: Directi
         }
     }
     packed
+}
+
+/// Some columns of the matrix of an unstrided convolution, whose sign is as folded: rows of `width` elements, those beyond
+/// the columns zero.
+pub(crate) fn pack_columns(
+    param: &Param,
+    variant: Variant,
+    direction: Direction,
+    columns: Range<usize>,
+    width: usize,
+    out: &mut [f32],
+) {
+    // One loop for each, so that it is compiled for vectors.
+    match variant {
+        Variant::Plain => pack_columns_of(param, direction, columns, width, out, |v| v),
+        Variant::Positive => pack_columns_of(param, direction, columns, width, out, |v| v.max(0.0)),
+        Variant::Negative => pack_columns_of(param, direction, columns, width, out, |v| v.min(0.0)),
+        _ => pack_columns_of(param, direction, columns, width, out, |v| variant.of(v)),
+    }
+}
+
+fn pack_columns_of(
+    param: &Param,
+    direction: Direction,
+    columns: Range<usize>,
+    width: usize,
+    out: &mut [f32],
+    view: impl Fn(f32) -> f32,
+) {
+    let (inputs, outputs) = (param.inputs, param.outputs);
+    match direction {
+        Direction::Forward => {
+            for (from, to) in param.weight.chunks_exact(outputs).zip(out.chunks_exact_mut(width)) {
+                let (own, rest) = to.split_at_mut(columns.len());
+                own.iter_mut().zip(&from[columns.clone()]).for_each(|(to, v)| *to = view(*v));
+                rest.fill(0.0);
+            }
+        }
+        Direction::Backward => {
+            /// Output channels that are turned together, so that what they are written to stays near.
+            const TURNED: usize = 16;
+            // The last tap comes first.
+            let taps = param.weight.chunks_exact(inputs * outputs).rev();
+            for (from, to) in taps.zip(out.chunks_exact_mut(outputs * width)) {
+                for (first, to) in (0..outputs).step_by(TURNED).zip(to.chunks_mut(TURNED * width)) {
+                    to.fill(0.0);
+                    for (j, input) in columns.clone().enumerate() {
+                        let from = &from[input * outputs + first..(input + 1) * outputs];
+                        to[j..].iter_mut().step_by(width).zip(from).for_each(|(to, v)| *to = view(*v));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -245,14 +245,14 @@ impl Report {
         }));
         if !self.layers.is_empty() {
             lines.push(format!(
-                "{:<9}{:<34}{:<12}{:>11}{:>11}{:>9}{:>11}",
+                "{:<9}{:<34}{:<16}{:>11}{:>11}{:>9}{:>11}",
                 "stage", "layer", "operation", "ms", "floor ms", "ratio", "GFLOP/s"
             ));
         }
         lines.extend(self.layers.iter().map(|l| {
             let (ratio, rate) = (l.ms / l.floor_ms, 1e3 * l.gflop / l.ms);
             format!(
-                "{:<9}{:<34}{:<12}{:>11.3}{:>11.3}{ratio:>9.2}{rate:>11.1}",
+                "{:<9}{:<34}{:<16}{:>11.3}{:>11.3}{ratio:>9.2}{rate:>11.1}",
                 l.stage, l.node, l.operation, l.ms, l.floor_ms
             )
         }));

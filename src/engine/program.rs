@@ -423,20 +423,14 @@ impl<'g> Writer<'g> {
     /// Lays the program out from byte `base` of the arena on, for batches of up to `batch` samples. Returns the
     /// program and the first byte after it.
     pub fn lay_out(&self, base: usize, batch: usize) -> (Vec<Step<Slot>>, usize) {
-        let (mut places, place_of) = self.places(batch);
-        // The largest first, each in the smallest gap that those before it leave while it is needed.
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        order.sort_by_key(|i| std::cmp::Reverse(places[*i].bytes));
-        for (done, i) in order.iter().enumerate() {
-            let meets = |other: &&Place| other.first <= places[*i].last && places[*i].first <= other.last;
-            let others = order[..done].iter().map(|j| &places[*j]).filter(meets);
-            let used = others.map(|other| (other.offset, other.bytes)).collect();
-            places[*i].offset = free_range(base, places[*i].bytes, used);
-        }
-        let end = places.iter().map(|place| place.offset + place.bytes).max().unwrap_or(base);
+        let (places, place_of) = self.places(batch);
+        // The largest first leaves the least gaps mostly, in order of their use now and then.
+        let by_size = Place::lay_out(&places, base, |place| std::cmp::Reverse(place.bytes));
+        let by_use = Place::lay_out(&places, base, |place| place.first);
+        let (offsets, end) = if by_use.1 < by_size.1 { by_use } else { by_size };
         let slot = |reg: Reg| {
             let RegInfo { len, lanes, dtype, fixed } = self.regs[reg.0];
-            let offset = || place_of.get(&reg).map(|place| places[*place].offset);
+            let offset = || place_of.get(&reg).map(|place| offsets[*place]);
             let batch = || Some(Slot { offset: offset()?, len, lanes, dtype, scope: Scope::Batch });
             fixed.or_else(batch).unwrap_or_else(|| unreachable!("register {reg:?} is read before it is written"))
         };
@@ -475,7 +469,7 @@ impl<'g> Writer<'g> {
                     };
                     let place = heir.take().filter(same).map_or(places.len(), |h| place_of[&h]);
                     if place == places.len() {
-                        places.push(Place { bytes: bytes(info), first: at, last: at, offset: 0 });
+                        places.push(Place { bytes: bytes(info), first: at, last: at });
                     }
                     places[place].last = last_use[&reg];
                     place_of.insert(reg, place);
@@ -492,7 +486,24 @@ struct Place {
     /// The steps from which to which it is needed.
     first: usize,
     last: usize,
-    offset: usize,
+}
+
+impl Place {
+    /// Offsets from `base` on, and the first byte after all. One after the other, each is put into the smallest gap that
+    /// those before it leave while it is needed.
+    fn lay_out<K: Ord>(places: &[Self], base: usize, key: impl Fn(&Self) -> K) -> (Vec<usize>, usize) {
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_by_key(|i| key(&places[*i]));
+        let mut offsets = vec![base; places.len()];
+        for (done, i) in order.iter().enumerate() {
+            let place = &places[*i];
+            let meets = |j: &&usize| places[**j].first <= place.last && place.first <= places[**j].last;
+            let used = order[..done].iter().filter(meets).map(|j| (offsets[*j], places[*j].bytes)).collect();
+            offsets[*i] = free_range(base, place.bytes, used);
+        }
+        let end = places.iter().zip(&offsets).map(|(place, offset)| offset + place.bytes).max().unwrap_or(base);
+        (offsets, end)
+    }
 }
 
 /// Colours of a picture.

@@ -29,13 +29,14 @@ struct Unit {
 
 /// A convolution prepared for one geometry, weight and direction.
 pub(super) struct ConvKernel {
+    pub(super) key: ConvKey,
     pub(super) source: Shape,
     pub(super) result: Shape,
     pub(super) phases: Vec<Phase>,
     units: Vec<Unit>,
     /// Whether it is computed by Winograd's tiles instead.
     tiled: bool,
-    /// The matrices of all phases; `None` where they are the parameter's own.
+    /// The matrices of all phases; `None` where they are the parameter's own, or made anew in every run.
     weight: Option<Arc<[f32]>>,
 }
 
@@ -63,15 +64,15 @@ impl Cpu {
         let kernel = self.convs.entry(key).or_insert_with(|| {
             let phases = taps::phases(&g, direction);
             let pack = || taps::pack(param, &g, weight, direction).into();
-            let as_is = weight.is_plain() && direction == Direction::Forward;
-            let packed = (!as_is).then(|| self.packed.entry((weight, direction)).or_insert_with(pack).clone());
             let (source, result) = match direction {
                 Direction::Forward => (g.x, g.y),
                 Direction::Backward => (g.y, g.x),
             };
             let units = units(&phases, result.c);
             let tiled = tiled::suits(&g, weight, source, result, samples);
-            ConvKernel { source, result, phases, units, tiled, weight: packed }
+            let as_is = tiled || weight.is_plain() && direction == Direction::Forward;
+            let packed = (!as_is).then(|| self.packed.entry((weight, direction)).or_insert_with(pack).clone());
+            ConvKernel { key, source, result, phases, units, tiled, weight: packed }
         });
         kernel.scratch()
     }
@@ -123,12 +124,13 @@ impl ConvKernel {
     ) {
         let epilogue = Epilogue::Forward { bias: bias.map(|variant| (param.bias.as_slice(), variant)), relu };
         let weight = self.weight.as_deref().unwrap_or(&param.weight);
-        self.run(workers, &Call { weight, source: x, epilogue, base, lanes: y.lanes }, y);
+        self.run(workers, param, &Call { weight, source: x, epilogue, base, lanes: y.lanes }, y);
     }
 
     pub(super) fn backward(
         &self,
         workers: &Workers,
+        param: &Param,
         dy: View<'_>,
         mul: Option<View<'_>>,
         base: Base<'_>,
@@ -136,12 +138,12 @@ impl ConvKernel {
     ) {
         let epilogue = Epilogue::Backward { mul };
         let weight = self.weight.as_deref().unwrap_or_default();
-        self.run(workers, &Call { weight, source: dy, epilogue, base, lanes: dx.lanes }, dx);
+        self.run(workers, param, &Call { weight, source: dy, epilogue, base, lanes: dx.lanes }, dx);
     }
 
-    fn run(&self, workers: &Workers, call: &Call<'_>, y: Target<'_>) {
+    fn run(&self, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
         if self.tiled {
-            return tiled::run(self, workers, call, y);
+            return tiled::run(self, workers, param, call, y);
         }
         let (count, len) = (y.count(), y.len);
         let result = Shared::new(y.data);

@@ -49,7 +49,14 @@ impl Cpu {
             }
             Instr::ConvBack { g, w: weight, dy, mul, add, dx } => {
                 let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward, samples }];
-                kernel.backward(w, view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
+                kernel.backward(
+                    w,
+                    self.graph.param(weight.param),
+                    view!(dy),
+                    view_opt!(mul),
+                    base!(add, dx),
+                    target!(dx),
+                );
             }
             Instr::Linear { w: weight, bias, x, add, relu, y } => {
                 let param = self.graph.param(weight.param);

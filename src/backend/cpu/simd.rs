@@ -164,7 +164,7 @@ macro_rules! widest {
     (@versions [$($doc:tt)*] $name:ident($($arg:ident: $type:ty),*) [$avx512:expr, $avx2:expr, $any:expr] $body:item) => {
         $($doc)*
         #[allow(clippy::too_many_arguments)]
-        fn $name($($arg: $type),*) {
+        pub(super) fn $name($($arg: $type),*) {
             $body
 
             #[cfg(target_arch = "x86_64")]

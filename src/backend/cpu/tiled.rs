@@ -7,8 +7,8 @@ use super::panel::{self, PANEL};
 use super::simd::{LANES, widest};
 use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
 use super::{Shared, Target, Workers};
-use crate::backend::{ConvGeom, WeightRef, WeightSign};
-use crate::net::{Shape, Window};
+use crate::backend::{ConvGeom, WeightRef, WeightSign, taps};
+use crate::net::{Param, Shape, Window};
 
 /// Whether tiles are right for a convolution from `source` to `result` of so many samples in all.
 ///
@@ -31,7 +31,7 @@ pub(super) fn transformed(source: Shape, result: Shape) -> usize {
 
 /// Runs a convolution. Blocks of tiles, which may come from several samples, and where there are few of them panels of
 /// channels are spread over the threads; a tile's bits do not depend on its block.
-pub(super) fn run(kernel: &ConvKernel, workers: &Workers, call: &Call<'_>, y: Target<'_>) {
+pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
     let (source, result) = (kernel.source, kernel.result);
     let panels = result.c.div_ceil(PANEL);
     let len = winograd::panel_len(source.c);
@@ -39,7 +39,11 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, call: &Call<'_>, y: Ta
     let transformed = &mut transformed[..panels * len];
     workers.pool.install(|| {
         transformed.par_chunks_mut(len).enumerate().for_each(|(panel, out)| {
-            winograd::transform_panel(call.weight, source.c, result.c, panel * PANEL, out);
+            let columns = panel * PANEL..((panel + 1) * PANEL).min(result.c);
+            let mut scratch = workers.scratch();
+            let taps = &mut scratch[..winograd::taps_len(source.c)];
+            taps::pack_columns(param, kernel.key.weight.variant, kernel.key.direction, columns, PANEL, taps);
+            winograd::transform_weights(taps, source.c, out);
         });
     });
     let weights = &*transformed;

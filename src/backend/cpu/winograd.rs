@@ -44,7 +44,8 @@ const fn stride(len: usize) -> usize {
 /// Scratch memory for a block, in elements.
 pub(super) fn scratch(channels: usize, outputs: usize) -> usize {
     let tiles = tiles_of_block(channels, outputs);
-    PAIRS * (stride(tiles * channels) + outputs.div_ceil(PANEL) * stride(tiles * PANEL))
+    let block = PAIRS * (stride(tiles * channels) + outputs.div_ceil(PANEL) * stride(tiles * PANEL));
+    block.max(taps_len(channels))
 }
 
 /// Transformed weights of a panel, in elements: `[pair, channel, column]`, pairs a [`stride`] apart.
@@ -60,9 +61,9 @@ pub(super) struct Corner<'a> {
     pub x: isize,
 }
 
-/// Transforms a panel of a weight `[3, 3, channels, outputs]`: the outputs from `first` on, at most [`PANEL`].
-pub(super) fn transform_panel(weight: &[f32], channels: usize, outputs: usize, first: usize, out: &mut [f32]) {
-    transform_weight(weight, channels, outputs, first, PANEL.min(outputs - first), out);
+/// Elements of a panel of weights before their transformation: `[tap, channel, column]`.
+pub(super) fn taps_len(channels: usize) -> usize {
+    TAPS * TAPS * channels * PANEL
 }
 
 /// Transformed tiles and their products with some panels of weights.
@@ -207,11 +208,10 @@ fn store<R: Register, const N: usize>(square: Square<R, N>, values: &mut [f32], 
 #[inline(always)]
 fn load_edge<R: Register>(shape: Shape, corner: Corner<'_>, c: usize) -> Square<R, POINTS> {
     let mut tile = [[Lanes(R::zero()); POINTS]; POINTS];
-    for y in 0..POINTS {
-        for x in 0..POINTS {
-            let (py, px) = (corner.y + y as isize, corner.x + x as isize);
-            if (0..shape.h as isize).contains(&py) && (0..shape.w as isize).contains(&px) {
-                tile[y][x] = Lanes(R::load(&corner.sample[(py as usize * shape.w + px as usize) * shape.c + c..]));
+    for (y, row) in (corner.y..).zip(&mut tile) {
+        for (x, value) in (corner.x..).zip(row) {
+            if (0..shape.h as isize).contains(&y) && (0..shape.w as isize).contains(&x) {
+                *value = Lanes(R::load(&corner.sample[(y as usize * shape.w + x as usize) * shape.c + c..]));
             }
         }
     }
@@ -234,25 +234,12 @@ widest! {
         }
     }
 
-    /// Writes the taps `[3, 3, channels, outputs]` of some outputs (first, number) at the pairs of points.
-    fn transform_weight<R>(
-        weight: &[f32],
-        channels: usize,
-        outputs: usize,
-        first: usize,
-        width: usize,
-        out: &mut [f32],
-    ) {
-        let (tap, pair) = (channels * outputs, stride(channels * PANEL));
-        for c in 0..channels {
-            for column in (0..PANEL).step_by(R::COUNT) {
-                let mut taps = [[Lanes(R::zero()); TAPS]; TAPS];
-                if column < width {
-                    taps = load::<R, TAPS>(&weight[c * outputs + first + column..], TAPS * tap, tap);
-                }
-                let values = both_axes::<EvaluateTaps, R, TAPS, POINTS>(taps);
-                store(values, &mut out[c * PANEL + column..], POINTS * pair, pair);
-            }
+    /// Writes a panel of weights `[tap, channel, column]` at the pairs of points.
+    fn transform_weights<R>(weights: &[f32], channels: usize, out: &mut [f32]) {
+        let (tap, pair) = (channels * PANEL, stride(channels * PANEL));
+        for at in (0..tap).step_by(R::COUNT) {
+            let values = both_axes::<EvaluateTaps, R, TAPS, POINTS>(load::<R, TAPS>(&weights[at..], TAPS * tap, tap));
+            store(values, &mut out[at..], POINTS * pair, pair);
         }
     }
 
