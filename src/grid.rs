@@ -14,6 +14,9 @@ pub enum Mode {
     Paper,
     /// The authors' published code, for comparison with published figures.
     Release,
+    /// The paper's text with sizes nudged, so that neighbouring patches have as much in common as on a square of 224: all
+    /// steps between patches are alike, and α makes of each a multiple of [`ALIGNED`] scaled pixels, on each axis apart.
+    Aligned,
 }
 
 /// The grid of patches that an image is unfolded into.
@@ -39,7 +42,7 @@ impl Grid {
     /// ρ, the mode's default where none is given.
     pub fn rho(&self) -> f64 {
         self.rho.unwrap_or(match self.mode {
-            Mode::Paper => 0.555,
+            Mode::Paper | Mode::Aligned => 0.555,
             Mode::Release => 124.0 / 224.0,
         })
     }
@@ -63,7 +66,12 @@ struct Axis {
     places: Vec<Span>,
     canvas: usize,
     scaled: usize,
+    /// Factor that patches are scaled up by.
+    alpha: f64,
 }
+
+/// Scaled pixels of which a step is a multiple in mode `aligned`: layers up to that stride share between all neighbours.
+pub const ALIGNED: usize = 4;
 
 /// Rounding guard: floors of products such as 2.6·120 must not fall below the exact value.
 const GUARD: f64 = 1e-6;
@@ -86,7 +94,11 @@ impl Axis {
         if !(alpha > 0.0 && alpha.is_finite()) {
             return Err(format!("expected a positive alpha, found {alpha}"));
         }
-        let patch = (rho * size as f64 + GUARD).floor() as usize;
+        let mut patch = (rho * size as f64 + GUARD).floor() as usize;
+        let mut alpha = alpha;
+        if grid.mode == Mode::Aligned && n > 1 && patch < size {
+            (patch, alpha) = aligned(n, size, patch, alpha);
+        }
         if patch == 0 {
             return Err(format!("rho {rho} of {size} pixels gives patches of 0 pixels"));
         }
@@ -98,8 +110,8 @@ impl Axis {
             return Err(format!("alpha {alpha} scales patches of {patch} pixels to nothing"));
         }
         let axis = match grid.mode {
-            Mode::Paper => Self::paper(n, size, patch, scaled)?,
-            Mode::Release => Self::release(n, size, patch, scaled)?,
+            Mode::Paper | Mode::Aligned => Self::paper(n, size, patch, scaled, alpha)?,
+            Mode::Release => Self::release(n, size, patch, scaled, alpha)?,
         };
         let gap = axis.places.windows(2).find(|p| p[1].start > p[0].start + p[0].len);
         match gap {
@@ -112,7 +124,7 @@ impl Axis {
         }
     }
 
-    fn paper(n: usize, size: usize, patch: usize, scaled: usize) -> std::result::Result<Self, String> {
+    fn paper(n: usize, size: usize, patch: usize, scaled: usize, alpha: f64) -> std::result::Result<Self, String> {
         let slack = size - patch;
         if n == 1 && slack > 0 {
             return Err(format!("one patch must cover the image, but rho gives it {patch} of {size} pixels"));
@@ -120,10 +132,10 @@ impl Axis {
         // round_half_up(i·slack / (n−1)) in integers
         let offset = |i: usize| if n == 1 { 0 } else { (2 * i * slack + n - 1) / (2 * (n - 1)) };
         let places: Vec<Span> = (0..n).map(|i| Span { start: offset(i), len: patch }).collect();
-        Ok(Self { crops: places.clone(), places, canvas: size, scaled })
+        Ok(Self { crops: places.clone(), places, canvas: size, scaled, alpha })
     }
 
-    fn release(n: usize, size: usize, patch: usize, scaled: usize) -> std::result::Result<Self, String> {
+    fn release(n: usize, size: usize, patch: usize, scaled: usize, alpha: f64) -> std::result::Result<Self, String> {
         if n < 2 {
             return Err("mode release needs at least 2 patches an axis, found 1".into());
         }
@@ -133,8 +145,16 @@ impl Axis {
         }
         let places: Vec<Span> = (0..n).map(|i| Span { start: i * stride, len: patch }).collect();
         let crops = places.iter().map(|p| Span { start: p.start, len: p.len.min(size - p.start) }).collect();
-        Ok(Self { crops, places, canvas: patch + (n - 1) * stride, scaled })
+        Ok(Self { crops, places, canvas: patch + (n - 1) * stride, scaled, alpha })
     }
+}
+
+/// Patch and α near the given ones with which all steps are alike and a multiple of [`ALIGNED`] when scaled.
+fn aligned(n: usize, size: usize, patch: usize, alpha: f64) -> (usize, f64) {
+    let slack = size - patch;
+    let step = ((2 * slack + n - 1) / (2 * (n - 1))).clamp(1, (size - 1) / (n - 1));
+    let scaled = ALIGNED * ((alpha * step as f64 / ALIGNED as f64).round() as usize).max(1);
+    (size - step * (n - 1), scaled as f64 / step as f64)
 }
 
 /// A grid laid over an image.
@@ -162,7 +182,7 @@ impl GridPlan {
     pub fn whole(h: usize, w: usize) -> Self {
         let axis = |size| {
             let span = vec![Span { start: 0, len: size }];
-            Axis { crops: span.clone(), places: span, canvas: size, scaled: size }
+            Axis { crops: span.clone(), places: span, canvas: size, scaled: size, alpha: 1.0 }
         };
         let grid = Grid { n: 1, rho: Some(1.0), alpha: 1.0, mode: Mode::Paper };
         Self { grid, image: (h, w), rows: axis(h), cols: axis(w) }
@@ -171,6 +191,11 @@ impl GridPlan {
     /// Number of patches.
     pub fn patches(&self) -> usize {
         self.rows.crops.len() * self.cols.crops.len()
+    }
+
+    /// Factors by which rows and columns of a patch are scaled up.
+    pub fn alpha(&self) -> (f64, f64) {
+        (self.rows.alpha, self.cols.alpha)
     }
 
     /// Rows and columns of a scaled patch.
@@ -196,11 +221,8 @@ impl GridPlan {
 
     /// How patches are sampled for a network with the given preprocessing.
     pub fn resample(&self, preprocess: &Preprocess) -> Resample {
-        let exact = match self.grid.mode {
-            Mode::Paper => Some(1.0 / self.grid.alpha),
-            Mode::Release => None,
-        };
-        let side = |axis: &Axis| Samples::new(&axis.crops, axis.scaled, exact);
+        let exact = self.grid.mode != Mode::Release;
+        let side = |axis: &Axis| Samples::new(&axis.crops, axis.scaled, exact.then(|| 1.0 / axis.alpha));
         let levels = std::array::from_fn(|c| {
             let (mean, std) = (f64::from(preprocess.mean[c]), f64::from(preprocess.std[c]));
             std::array::from_fn(|v| ((v as f64 / 255.0 - mean) / std) as f32)
@@ -212,7 +234,7 @@ impl GridPlan {
     pub fn fold(&self, map: (usize, usize), weighting: Weighting) -> FoldPlan {
         let extra = match self.grid.mode {
             Mode::Release => 1,
-            Mode::Paper => 0,
+            Mode::Paper | Mode::Aligned => 0,
         };
         let canvas = self.canvas();
         let rows = self.rows.places.iter().map(|p| Place::new(*p, map.0)).collect();

@@ -262,3 +262,26 @@ fn release_counts_one_more() {
         assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
     }
 }
+
+/// Mode `aligned`: steps alike, multiples of four scaled pixels, the image covered, and the paper's grid where that is so.
+#[test]
+fn aligned_grids() {
+    let aligned = |n, size| GridPlan::new(Grid { mode: Mode::Aligned, n, ..Grid::default() }, size, size);
+    for n in [2, 3, 6] {
+        for size in [60, 97, 112, 224, 298, 400, 517] {
+            let plan = aligned(n, size).expect("a grid");
+            let (patch, alpha, (offsets, _)) = (plan.patch().0, plan.alpha().0, plan.offsets());
+            let step = offsets[1] - offsets[0];
+            assert!(offsets.windows(2).all(|pair| pair[1] - pair[0] == step), "{n} of {size}: {offsets:?}");
+            assert_eq!((offsets[0], offsets[n - 1] + patch), (0, size), "{n} of {size}");
+            let scaled = alpha * step as f64;
+            assert!((scaled / 4.0 - (scaled / 4.0).round()).abs() < 1e-9, "{n} of {size}: a step of {scaled}");
+            let (near, wanted) = (patch as f64 / size as f64, 0.555);
+            assert!((near - wanted).abs() < 0.05 && (alpha - 2.6).abs() < 0.6, "{n} of {size}: {near}, {alpha}");
+        }
+    }
+    let (found, paper) = (aligned(6, 224).expect("a grid"), GridPlan::new(Grid::default(), 224, 224).expect("a grid"));
+    assert_eq!((found.patch(), found.scaled(), found.offsets()), (paper.patch(), paper.scaled(), paper.offsets()));
+    let one = GridPlan::new(Grid { mode: Mode::Aligned, n: 1, rho: Some(1.0), alpha: 1.0 }, 50, 50).expect("a grid");
+    assert_eq!(one.patch(), (50, 50));
+}

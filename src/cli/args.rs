@@ -170,6 +170,9 @@ pub struct Engine {
     /// Factor that patches are scaled up by
     #[arg(long, value_name = "A", default_value_t = 2.6, help_heading = "UCAG", allow_negative_numbers = true)]
     pub alpha: f64,
+    /// Nudge sizes and factor so that patches have most in common, which saves work on pictures that are not square
+    #[arg(long, conflicts_with = "mode", help_heading = "UCAG")]
+    pub grid_align: bool,
     /// How a photo becomes the image that is explained
     #[arg(long, value_enum, default_value = "fit", help_heading = "UCAG")]
     pub resize: FitName,

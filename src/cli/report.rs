@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use ucag::grid::GridPlan;
 use ucag::methods::{Chosen, Settings};
-use ucag::{Check, ClassExplanation, Explainer, Explanation, Map, Status, Working};
+use ucag::{Check, ClassExplanation, Explainer, Explanation, Map, Mode, Status, Working};
 
 /// All numbers of an explanation; `STEM.json`, and a line of `--json`.
 #[derive(Serialize)]
@@ -103,6 +103,9 @@ pub struct Grid {
     pub n: usize,
     pub rho: f64,
     pub alpha: f64,
+    /// Whether sizes were nudged, and the factors that patches were scaled up by.
+    pub aligned: bool,
+    pub factors: [f64; 2],
     pub patch: [usize; 2],
     pub scaled: [usize; 2],
     pub offsets: Offsets,
@@ -231,6 +234,8 @@ impl From<&GridPlan> for Grid {
             n: plan.grid.n,
             rho: plan.grid.rho(),
             alpha: plan.grid.alpha,
+            aligned: plan.grid.mode == Mode::Aligned,
+            factors: plan.alpha().into(),
             patch: plan.patch().into(),
             scaled: plan.scaled().into(),
             offsets: Offsets { rows, columns },

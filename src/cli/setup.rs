@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ucag::{Builder, Explainer, Grid, Maps};
+use ucag::{Builder, Explainer, Grid, Maps, Mode};
 
 use super::args::Engine;
 use super::find;
@@ -16,7 +16,8 @@ pub fn builder(args: &Engine, both: bool) -> Result<(Builder, PathBuf)> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.min(MOST)).build_global().context("threads")?;
     }
     let weights = find::weights(args.weights.as_deref())?;
-    let grid = Grid { mode: args.mode.into(), n: args.grid, rho: args.rho, alpha: args.alpha };
+    let mode = if args.grid_align { Mode::Aligned } else { args.mode.into() };
+    let grid = Grid { mode, n: args.grid, rho: args.rho, alpha: args.alpha };
     let maps = match (args.plain, both) {
         (true, _) => Maps::Plain,
         (false, true) => Maps::Both,

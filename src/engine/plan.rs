@@ -169,7 +169,7 @@ impl<'g> Layout<'g> {
             None => None,
             Some(grid) => {
                 let weighting = match grid.mode {
-                    Mode::Paper => Weighting::Exp,
+                    Mode::Paper | Mode::Aligned => Weighting::Exp,
                     Mode::Release => Weighting::ExpOverMax,
                 };
                 Some(draft(GridPlan::new(grid, h, w)?, weighting, None)?)

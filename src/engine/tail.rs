@@ -52,7 +52,7 @@ impl Draft {
     /// From the folded canvas to the map: nothing to do in mode `paper`; the published code's last steps in mode
     /// `release` (`methods.md` 3.2).
     pub fn finish(&mut self, grid: &GridPlan, level: Level, fixed: &mut Fixed) {
-        if grid.grid.mode == Mode::Paper {
+        if grid.grid.mode != Mode::Release {
             return;
         }
         let (from, to) = (grid.canvas(), grid.image);
