@@ -1,8 +1,8 @@
 """Times every method of ucag-fast beside the library that has it, whole picture and UCAG, and writes benches/methods.md.
 
-    python3 benches/peers/methods.py --rounds 3
+    python3 benches/peers/methods.py --rounds 3 --most 0.1
 
-As run.py in all else. Where several libraries have a method, one round tells which is the quickest; that one is the peer."""
+Where several libraries have a method, a round of the whole picture tells which is the quickest; that one is the peer."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ PACKAGES = ("captum", "zennit", "grad-cam", "torchcam", "torch", "torchvision", 
 # These run the network dozens of times: fewer patches and samples, and under UCAG no job is dropped.
 HEAVY = ("smoothgrad", "integrated-gradients", "cameras")
 SETTINGS = {"lrp-composite": ["--set", "rules=first=w2, conv=z-plus, linear=epsilon"]}
-LEGEND = ["- Job: decoded photo (224×224) to map of its top class, in a warm process whose first job is dropped (not where few patches are named). *peer / ours*: median of the "
-          "rounds' ratios of time (smallest to largest). *MiB*: peak resident memory of the process.",
+LEGEND = ["- Job: decoded photo (224×224) to map of its top class, in a warm process whose first job is dropped, but not where the table names "
+          "a grid. *peer / ours*: median of the rounds' ratios of time (smallest to largest). *MiB*: peak resident memory of the process.",
           "- *agreement*: Pearson correlation of the peer's map with ours, the smallest of all rounds. –: no library has the method.",
           "- Peers run on the same weights, folded and frozen; captum has to be told the top class and runs the network once more for it. "
           "Under UCAG they are given the patches, and unfold and fold are numpy products."]
@@ -37,7 +37,8 @@ def methods(o):
     """All names that the binary lists, so that none can be forgotten."""
     text = subprocess.run([o.binary, "methods"], capture_output=True, text=True, check=True).stdout
     names = [line.split()[0] for line in text.splitlines()[1:] if not line.startswith(" ")]
-    return [name for name in names if not o.methods or name in o.methods]
+    assert {*o.methods} <= {*names}, f"methods are {', '.join(names)}"
+    return o.methods or names
 
 
 def correlation(one, other):
@@ -129,7 +130,7 @@ def main():
             for job in o.jobs:
                 grid = 0 if job == "plain" else min(o.grid, 2) if method in HEAVY else o.grid
                 results = everything[f"{network}/{method}/{job}"] = measured(o, network, method, grid, peer, o.rounds)
-                rows[job][method] = row(f"`{method}`" + (f", {grid}×{grid}" if grid not in (0, o.grid) else ""), results)
+                rows[job][method] = row(f"`{method}`" + (f", {grid}×{grid}" if grid and method in HEAVY else ""), results)
                 others += sum((r["others"] for r in results.values()), [])
             write(o.out, "methods", "methods.py", network, block(o, rows, trials, notes, others))
             if o.samples_out:
