@@ -29,7 +29,12 @@ pub(super) fn binary(
 
 /// `y = r·[x passes keep] + base`
 pub(super) fn mask(workers: &Workers, keep: Sign, x: View<'_>, r: View<'_>, base: Base<'_>, y: Target<'_>) {
-    binary(workers, x, r, base, y, |x, r| if keep.of(x) { r } else { 0.0 });
+    // One loop for each test, so that it is compiled for vectors; as those below.
+    match keep {
+        Sign::Positive => binary(workers, x, r, base, y, |x, r| if x > 0.0 { r } else { 0.0 }),
+        Sign::Negative => binary(workers, x, r, base, y, |x, r| if x < 0.0 { r } else { 0.0 }),
+        Sign::NonZero => binary(workers, x, r, base, y, |x, r| if x != 0.0 { r } else { 0.0 }),
+    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -42,15 +47,31 @@ pub(super) fn divide(
     scale: f32,
     y: Target<'_>,
 ) {
+    match by {
+        Divisor::Signed(eps) => {
+            quotients(workers, r, z, z2, y, |r, z| scale * (r / (z + if z >= 0.0 { eps } else { -eps })));
+        }
+        Divisor::NonZero => quotients(workers, r, z, z2, y, |r, z| scale * if z == 0.0 { 0.0 } else { r / z }),
+        Divisor::Shifted(_) => quotients(workers, r, z, z2, y, |r, z| scale * by.quotient(r, z)),
+    }
+}
+
+fn quotients(
+    workers: &Workers,
+    r: View<'_>,
+    z: View<'_>,
+    z2: Option<View<'_>>,
+    y: Target<'_>,
+    quotient: impl Fn(f32, f32) -> f32 + Sync,
+) {
     let lanes = y.lanes;
     y.parts(workers, GRAIN, |b, start, y| {
         let (r, z) = (&r.of(b, lanes)[start..], &z.of(b, lanes)[start..]);
         match z2 {
-            None => y.iter_mut().zip(r).zip(z).for_each(|((y, r), z)| *y = scale * by.quotient(*r, *z)),
+            None => y.iter_mut().zip(r).zip(z).for_each(|((y, r), z)| *y = quotient(*r, *z)),
             Some(z2) => {
                 let z2 = &z2.of(b, lanes)[start..];
-                let terms = y.iter_mut().zip(r).zip(z).zip(z2);
-                terms.for_each(|(((y, r), z), z2)| *y = scale * by.quotient(*r, z + z2));
+                y.iter_mut().zip(r).zip(z).zip(z2).for_each(|(((y, r), z), z2)| *y = quotient(*r, z + z2));
             }
         }
     });
