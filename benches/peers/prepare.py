@@ -65,15 +65,21 @@ class Graph:
         return self.add("Gemm", x, self.weight(f"{key}.weight"), self.weight(f"{key}.bias"), transB=1, out=out)
 
 
-def resnet50(g):
+def resnet(g, blocks, bottleneck):
     x = g.max_pool(g.conv("x", "conv1", 2, 3), 3, 2, 1)
-    for layer, count in enumerate((3, 4, 6, 3), 1):
+    for layer, count in enumerate(blocks, 1):
         for block in range(count):
-            base, stride = f"layer{layer}.{block}", 2 if block == 0 and layer > 1 else 1
-            y = g.conv(g.conv(x, f"{base}.conv1", 1, 0), f"{base}.conv2", stride, 1)
-            y = g.conv(y, f"{base}.conv3", 1, 0, relu=False)
-            skip = g.conv(x, f"{base}.downsample.0", stride, 0, relu=False) if block == 0 else x
-            x = g.add("Relu", g.add("Add", y, skip), out="features" if (layer, block) == (4, 2) else None)
+            base, first = f"layer{layer}.{block}", block == 0 and layer > 1
+            stride = 2 if first else 1
+            if bottleneck:
+                y = g.conv(g.conv(x, f"{base}.conv1", 1, 0), f"{base}.conv2", stride, 1)
+                y = g.conv(y, f"{base}.conv3", 1, 0, relu=False)
+            else:
+                y = g.conv(g.conv(x, f"{base}.conv1", stride, 1), f"{base}.conv2", 1, 1, relu=False)
+            changes = block == 0 if bottleneck else first
+            skip = g.conv(x, f"{base}.downsample.0", stride, 0, relu=False) if changes else x
+            last = (layer, block) == (len(blocks), count - 1)
+            x = g.add("Relu", g.add("Add", y, skip), out="features" if last else None)
     g.linear(g.add("Flatten", g.add("GlobalAveragePool", x)), "fc", "logits")
     return ["x"], ["features", "logits"]
 
@@ -93,10 +99,13 @@ def vgg16(g):
     return ["x", "rows", "columns"], ["features", "logits", "hidden1", "hidden2"]
 
 
+GRAPHS = {"resnet18": lambda g: resnet(g, (2, 2, 2, 2), False), "resnet50": lambda g: resnet(g, (3, 4, 6, 3), True), "vgg16": vgg16}
+
+
 def write_onnx(cache, name, state):
     with open(cache / f"{name}.onnx.bin", "wb") as data:
         graph = Graph(state, data)
-        inputs, outputs = {"resnet50": resnet50, "vgg16": vgg16}[name](graph)
+        inputs, outputs = GRAPHS[name](graph)
     shapes = {"x": ["n", 3, "h", "w"], "rows": [7, "r"], "columns": ["c", 7]}
     values = [[helper.make_tensor_value_info(v, TensorProto.FLOAT, shapes.get(v)) for v in names] for names in (inputs, outputs)]
     model = helper.make_model(helper.make_graph(graph.nodes, name, *values, graph.weights), ir_version=10,

@@ -58,7 +58,7 @@ class OnnxRuntime(ClosedForm):
         options.intra_op_num_threads, options.inter_op_num_threads = threads // streams, 1
         self.session = onnxruntime.InferenceSession(cache / f"{network}.onnx", options, ["CPUExecutionProvider"])
         self.names = [i.name for i in self.session.get_inputs()]
-        self.batch = 1 if streams > 1 else BATCH["onnxruntime"][network]
+        self.batch = 1 if streams > 1 else BATCH["onnxruntime"].get(network, 1)
         self.pool = ThreadPoolExecutor(streams)
 
     def outputs(self, x):
@@ -105,7 +105,7 @@ class Torch(ClosedForm):
         super().__init__(cache, network)
         self.api, model = torch_network(cache, network, threads)
         self.model, self.vgg = model.to(memory_format=self.api.channels_last), network == "vgg16"
-        self.batch = BATCH["torch"][network]
+        self.batch = BATCH["torch"].get(network, 1)
 
     def outputs(self, x):
         with self.api.inference_mode():
@@ -126,7 +126,7 @@ class Torch(ClosedForm):
 
 def documented_grad_cam(cache, network, threads):
     """The network as the library's documentation has it: weights neither folded nor frozen."""
-    return PytorchGradCam(cache, network, threads, batch=BATCH["pytorch-grad-cam"][network], prepared=False)
+    return PytorchGradCam(cache, network, threads, batch=BATCH["pytorch-grad-cam"].get(network, 4), prepared=False)
 
 
 ENGINES = {"openvino": partial(OpenVino, streams=1), "openvino-streams": partial(OpenVino, streams=2),
