@@ -51,7 +51,7 @@ def measured(o, network, method, grid, libraries, rounds):
     mode = ["--grid", grid] if grid else ["--plain"]
     groups = {OURS: partial(our_group, o, network, PHOTO, ["--method", method, *SETTINGS.get(method, []), *mode])}
     groups |= {name: partial(peer_group, o, "library.py", [name, network, PHOTO, method, grid]) for name in libraries}
-    truth = o.cache / "ours.npy"
+    truth = o.scratch / "ours.npy"
 
     def judge(engine, out):
         if engine == OURS:
@@ -70,7 +70,7 @@ def libraries(o):
 
 def luck(o, network):
     """How far two seeds of ours agree where draws are random."""
-    maps = [o.cache / f"seed{seed}.npy" for seed in (0, 1)]
+    maps = [o.scratch / f"seed{seed}.npy" for seed in (0, 1)]
     for seed, out in enumerate(maps):
         our_group(o, network, PHOTO, ["--method", "smoothgrad", "--set", f"seed={seed}", "--plain"], 0, out)
     return f"other random draws; two seeds of ours agree by {correlation(*maps):.2f} on the whole picture"

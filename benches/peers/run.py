@@ -5,6 +5,7 @@
 The first run makes a virtual environment from requirements.txt, then weights, graphs and float64 reference maps, all in --cache."""
 
 import argparse
+import atexit
 import json
 import os
 import platform
@@ -65,11 +66,13 @@ def parser(text, rounds, out):
 
 
 def entered(p):
-    """The options, inside the virtual environment and with a binary."""
+    """The options, inside the virtual environment, with a binary and a folder of this run alone."""
     o = p.parse_args()
     o.cache, o.venv, o.binary = o.cache.resolve(), (o.venv or o.cache / "venv").absolute(), o.binary.resolve()
     enter_environment(o.venv)
     assert o.without_ours or o.binary.exists(), f"{o.binary} is missing: cargo build --release, or --without-ours"
+    o.scratch = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, o.scratch, ignore_errors=True)
     return o
 
 
@@ -121,7 +124,7 @@ def peer_group(o, script, arguments, samples, out):
 
 def our_group(o, network, photo, arguments, samples, out):
     """One process over copies of the photo; the first of them is cold and dropped."""
-    folder, maps = o.cache / "ours" / "in", o.cache / "ours" / "out"
+    folder, maps = o.scratch / "ours" / "in", o.scratch / "ours" / "out"
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
     maps.mkdir()
@@ -168,7 +171,7 @@ def alternate(o, title, groups, rounds, samples, judge):
     """All engines in turn: {engine: {warm, process: [[seconds per round]], peak: {warm, process}, error, others}}.
 
     groups: {engine: (samples, out) -> as `peer_group`}; judge: (engine, out) -> error of the map that it has written."""
-    engines, out = list(groups), o.cache / "map.npy"
+    engines, out = list(groups), o.scratch / "map.npy"
     results = {e: {"warm": [], "process": [], "peak": {"warm": 0.0, "process": 0.0}, "error": 0.0, "others": []} for e in engines}
     for turn in range(rounds):
         for engine in engines[turn % len(engines):] + engines[:turn % len(engines)]:
