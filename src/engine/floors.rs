@@ -11,7 +11,7 @@ use crate::error::Result;
 pub struct Floors {
     /// What the device does at best.
     pub ceilings: Ceilings,
-    /// The whole image, all patches, putting the maps together; as [`StageTimes`].
+    /// The whole image, all patches, putting the maps together; as [`StageTimes`](crate::StageTimes).
     pub stages: [Floor; 3],
     /// Patches of one batch.
     pub batch: usize,
