@@ -17,13 +17,13 @@ template <class T> struct alignas(sizeof(T) * PACK) Four {
     T v[PACK];
 };
 
-template <class T, u32 N> DEVICE void copy(const GatherArgs& a, u32 b, u32 i, u32 fill) {
+template <class T, u32 N> DEVICE void copy(const GatherArgs& a, u32 b, u32 i) {
     const u32 pixel = i / a.channels, c = i % a.channels;
     const u32 p = (a.first + b) / a.grid_cols, q = (a.first + b) % a.grid_cols;
     const u32 row = a.rows[p * a.h + pixel / a.w], col = a.cols[q * a.w + pixel % a.w];
     T* to = static_cast<T*>(a.y.data) + a.y.len * b + i;
     if (row == OUTSIDE || col == OUTSIDE) {
-        for (u32 j = 0; j < N; ++j) to[j] = static_cast<T>(fill);
+        for (u32 j = 0; j < N; ++j) to[j] = static_cast<T>(a.fill);
         return;
     }
     const T* from = static_cast<const T*>(a.x.data) + (static_cast<u64>(row) * a.from_w + col) * a.channels + c;
@@ -40,11 +40,11 @@ template <class T> DEVICE void gather_all(const GatherArgs& a) {
     for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
         if (packed) {
             const u32 i = first + threadIdx.x * PACK;
-            if (i < len) copy<T, PACK>(a, b, i, a.fill);
+            if (i < len) copy<T, PACK>(a, b, i);
         } else {
             for (u32 k = 0; k < PACK; ++k) {
                 const u32 i = first + k * THREADS + threadIdx.x;
-                if (i < len) copy<T, 1>(a, b, i, a.fill);
+                if (i < len) copy<T, 1>(a, b, i);
             }
         }
     }

@@ -14,7 +14,7 @@ pub enum Mode {
     Paper,
     /// The authors' published code, for comparison with published figures.
     Release,
-    /// The paper's text with sizes nudged, so that neighbouring patches have as much in common as on a square of 224: all
+    /// The paper's text with sizes nudged, so that neighbouring patches have more in common, as on a square of 224: all
     /// steps between patches are alike, and α makes of each a multiple of [`ALIGNED`] scaled pixels, on each axis apart.
     Aligned,
 }
@@ -111,7 +111,7 @@ impl Axis {
         }
         let axis = match grid.mode {
             Mode::Paper | Mode::Aligned => Self::paper(n, size, patch, scaled, alpha)?,
-            Mode::Release => Self::release(n, size, patch, scaled, alpha)?,
+            Mode::Release => Self::release(n, size, patch, scaled)?,
         };
         let gap = axis.places.windows(2).find(|p| p[1].start > p[0].start + p[0].len);
         match gap {
@@ -135,7 +135,7 @@ impl Axis {
         Ok(Self { crops: places.clone(), places, canvas: size, scaled, alpha })
     }
 
-    fn release(n: usize, size: usize, patch: usize, scaled: usize, alpha: f64) -> std::result::Result<Self, String> {
+    fn release(n: usize, size: usize, patch: usize, scaled: usize) -> std::result::Result<Self, String> {
         if n < 2 {
             return Err("mode release needs at least 2 patches an axis, found 1".into());
         }
@@ -145,6 +145,7 @@ impl Axis {
         }
         let places: Vec<Span> = (0..n).map(|i| Span { start: i * stride, len: patch }).collect();
         let crops = places.iter().map(|p| Span { start: p.start, len: p.len.min(size - p.start) }).collect();
+        let alpha = scaled as f64 / patch as f64;
         Ok(Self { crops, places, canvas: patch + (n - 1) * stride, scaled, alpha })
     }
 }

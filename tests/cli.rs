@@ -320,6 +320,10 @@ fn devices_and_bench() {
     for word in ["grad-cam of resnet18 on cpu", "3 frames of 80×60", "p99", "floor", "whole", "patches", "fold"] {
         assert!(text.contains(word), "expected `{word}` in: {text}");
     }
+    let text = fine(&place.run(&[&job[..], &["--layers"]].concat()));
+    for word in ["layer4.1.bn2", "Conv 3x3/1", "Fold", "GFLOP/s"] {
+        assert!(text.contains(word), "expected `{word}` in: {text}");
+    }
     let json = fine(&place.run(&[&job[..], &["--json", "--batch", "2"]].concat()));
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(report["frames"], 3);
@@ -375,4 +379,27 @@ fn models_methods_and_inspect() {
     failed(&place.run(&["models", "alexnet"]), &["alexnet"]);
     assert!(fine(&place.run(&["--version"])).starts_with("ucag-fast "));
     assert!(fine(&place.run(&["explain", "--help"])).contains("Examples"));
+}
+
+/// What was nudged is in the JSON; published code has nothing that could be.
+#[test]
+fn grids_are_aligned_on_request() {
+    let place = Place::new();
+    let grid = |arguments: &[&str]| {
+        let json = fine(
+            &place.run(&[&["explain", "photo.png", "--device", "cpu", "--json", "--emit", "npy"], arguments].concat()),
+        );
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["grid"].clone()
+    };
+    let (plain, aligned, release) = (grid(&[]), grid(&["--grid-align"]), grid(&["--mode", "release"]));
+    assert_eq!((&plain["aligned"], &aligned["aligned"]), (&false.into(), &true.into()));
+    assert_eq!(plain["factors"], serde_json::json!([2.6, 2.6]));
+    for (axis, size) in ["rows", "columns"].iter().enumerate().map(|(i, axis)| (i, &aligned["offsets"][axis])) {
+        let step = (size[1].as_u64().unwrap() - size[0].as_u64().unwrap()) as f64;
+        let scaled = step * aligned["factors"][axis].as_f64().unwrap();
+        assert!((scaled / 4.0 - (scaled / 4.0).round()).abs() < 1e-9, "{aligned}");
+    }
+    let (patch, scaled) = (&release["patch"][0], &release["scaled"][0]);
+    assert_eq!(release["factors"][0].as_f64(), Some(scaled.as_f64().unwrap() / patch.as_f64().unwrap()), "{release}");
+    failed(&place.run(&["explain", "photo.png", "--grid-align", "--mode", "release"]), &["--grid-align", "--mode"]);
 }

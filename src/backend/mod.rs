@@ -7,8 +7,10 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod function;
 mod instr;
 mod taps;
+mod weight;
 mod work;
 
 use std::ops::Range;
@@ -17,10 +19,9 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::frame::{Frame, Working};
 use crate::grid::{FoldPlan, Resample};
-pub use instr::{
-    Access, AvgGeom, ConvGeom, Divisor, Filter, Instr, Picks, PoolGeom, Scaling, Seed, Sign, Unary, Variant, Vector,
-    WeightRef, WeightSign, rectify,
-};
+pub use function::{Divisor, Scaling, Sign, Unary, rectify};
+pub use instr::{Access, AvgGeom, ConvGeom, Filter, Instr, Picks, PoolGeom, Seed};
+pub use weight::{Variant, Vector, WeightRef, WeightSign};
 pub use work::{Ceilings, Work};
 
 /// A range of the arena that holds one value of the program for every sample of a batch.

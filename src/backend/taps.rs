@@ -132,9 +132,9 @@ pub(crate) fn pack_columns(
 ) {
     // One loop for each, so that it is compiled for vectors.
     match variant {
-        Variant::Plain => pack_columns_of(param, direction, columns, width, out, |v| v),
-        Variant::Positive => pack_columns_of(param, direction, columns, width, out, |v| v.max(0.0)),
-        Variant::Negative => pack_columns_of(param, direction, columns, width, out, |v| v.min(0.0)),
+        Variant::Plain => pack_columns_of(param, direction, columns, width, out, |v| Variant::Plain.of(v)),
+        Variant::Positive => pack_columns_of(param, direction, columns, width, out, |v| Variant::Positive.of(v)),
+        Variant::Negative => pack_columns_of(param, direction, columns, width, out, |v| Variant::Negative.of(v)),
         _ => pack_columns_of(param, direction, columns, width, out, |v| variant.of(v)),
     }
 }

@@ -117,7 +117,6 @@ impl<P> Stage<P> {
 }
 
 /// Places values that outlive a batch, one after the other.
-#[derive(Clone)]
 pub(super) struct Fixed {
     end: usize,
 }

@@ -5,16 +5,16 @@
 //! reader. What must be kept thus follows from the program and is declared nowhere. A method that runs the network on
 //! further inputs writes a nested program for each.
 
+mod forward;
+mod layout;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mosaic::Mosaic;
-use crate::backend::{
-    ALIGN, Access, AvgGeom, ConvGeom, Divisor, Dtype, Instr, Picks, PoolGeom, Scope, Slot, Step, Storage, Unary,
-    Variant, WeightRef,
-};
+use crate::backend::{Divisor, Dtype, Instr, Picks, Slot, Step, Storage, Unary};
 use crate::error::Result;
-use crate::net::{Graph, NodeId, Op, Shape, Window};
+use crate::net::{Graph, NodeId, Op, Shape};
 
 /// A value of a program, written once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -227,34 +227,6 @@ impl<'g> Writer<'g> {
         self.winners.contains_key(&node)
     }
 
-    /// Where a node's value lies that outlives the program.
-    pub(super) fn put(&mut self, node: NodeId, slot: Slot) {
-        let reg = self.fixed(slot);
-        self.values.insert(node, reg);
-    }
-
-    /// Lets a node's value be cut out of its mosaic, which lies in a slot.
-    pub(super) fn give(&mut self, node: NodeId, slot: Slot, cut: Picks) {
-        let mosaic = self.fixed(slot);
-        self.given.insert(node, (mosaic, cut));
-    }
-
-    /// An input as the operation of a node sees it, and its shape.
-    fn input(&mut self, node: NodeId, i: usize) -> (Reg, Shape) {
-        let input = self.graph.node(node).inputs[i];
-        let x = self.value(input);
-        match self.mosaic.as_ref().and_then(|mosaic| mosaic.picks(node, i)).cloned() {
-            None => (x, self.shape(input)),
-            Some(picks) => (self.gather(x, &picks), picks.to),
-        }
-    }
-
-    fn gather(&mut self, x: Reg, picks: &Picks) -> Reg {
-        let y = self.activation(picks.to.len());
-        self.push(Instr::Gather { picks: picks.clone(), x, y });
-        y
-    }
-
     /// Flattening a single pixel changes nothing: the node's value is its input's.
     fn resolve(&self, node: NodeId) -> NodeId {
         let Op::Flatten = self.graph.node(node).op else { return node };
@@ -314,196 +286,6 @@ impl<'g> Writer<'g> {
         self.push(Instr::Range { x, channels, y });
         y
     }
-
-    /// Puts the forward pass, as far as values were asked for, before the steps written so far.
-    pub fn forward(&mut self) {
-        let rest = self.steps.split_off(self.start);
-        let asked: Vec<bool> =
-            self.nodes().map(|n| self.values.contains_key(&n) || self.winners.contains_key(&n)).collect();
-        let mut needed = asked.clone();
-        for node in self.nodes().rev().filter(|n| self.resolve(*n) == *n) {
-            if needed[node.0] && !self.given.contains_key(&node) {
-                self.graph.node(node).inputs.iter().for_each(|i| needed[self.resolve(*i).0] = true);
-            }
-        }
-        let mut done = vec![false; needed.len()];
-        for node in self.nodes() {
-            if needed[node.0] && !done[node.0] {
-                self.forward_node(node, &asked, &mut done);
-            }
-        }
-        self.steps.extend(rest);
-    }
-
-    fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
-        (0..self.graph.nodes().len()).map(NodeId)
-    }
-
-    /// Writes one node together with the nodes after it that fuse into it.
-    fn forward_node(&mut self, node: NodeId, asked: &[bool], done: &mut [bool]) {
-        let graph = self.graph;
-        self.at(&graph.node(node).name);
-        if let Some((x, picks)) = self.given.get(&node).cloned() {
-            done[node.0] = true;
-            let y = self.value(node);
-            return self.push(Instr::Gather { picks, x, y });
-        }
-        let inputs = &graph.node(node).inputs;
-        let (mut last, mut add, mut relu) = (node, None, false);
-        let only_reader = |n: NodeId| match graph.readers(n) {
-            [reader] if !asked[n.0] => Some(*reader),
-            _ => None,
-        };
-        if matches!(graph.node(node).op, Op::Conv { .. } | Op::Linear { .. } | Op::Add) {
-            while let Some(reader) = only_reader(last) {
-                match graph.node(reader).op {
-                    Op::Relu => (last, relu) = (reader, true),
-                    // The other term must exist already; the later one of two convolutions takes the earlier one in.
-                    Op::Add if last == node && !matches!(graph.node(node).op, Op::Add) => {
-                        let terms = &graph.node(reader).inputs;
-                        let other = terms.iter().position(|i| *i != last);
-                        let as_is = |i| self.mosaic.as_ref().is_none_or(|mosaic| mosaic.picks(reader, i).is_none());
-                        match other.filter(|o| done[self.resolve(terms[*o]).0] && as_is(1 - o)) {
-                            Some(other) => (last, add) = (reader, Some(self.input(reader, other).0)),
-                            None => break,
-                        }
-                    }
-                    _ => break,
-                }
-                done[last.0] = true;
-                if relu {
-                    break;
-                }
-            }
-        }
-        done[node.0] = true;
-        let window = |window: &Window| self.mosaic.as_ref().and_then(|mosaic| mosaic.window(node)).unwrap_or(*window);
-        let op = match &graph.node(node).op {
-            Op::Conv { window: w, param } => Op::Conv { window: window(w), param: *param },
-            Op::MaxPool(w) => Op::MaxPool(window(w)),
-            op => op.clone(),
-        };
-        let x = (!inputs.is_empty()).then(|| self.input(node, 0));
-        let out = self.shape(node);
-        let bias = Some(Variant::Plain);
-        let instr = match (op, x) {
-            (Op::Conv { window, param }, Some((x, shape))) => {
-                let g = ConvGeom { window, x: shape, y: out };
-                Instr::Conv { g, w: WeightRef::plain(param), bias, x, add, relu, y: self.value(last) }
-            }
-            (Op::Linear { param }, Some((x, _))) => {
-                Instr::Linear { w: WeightRef::plain(param), bias, x, add, relu, y: self.value(last) }
-            }
-            (Op::Relu, Some((x, _))) => Instr::Unary { f: Unary::Positive, x, y: self.value(node) },
-            (Op::MaxPool(window), Some((x, shape))) => {
-                let g = PoolGeom { window, x: shape, y: out };
-                let index = self.winners.get(&node).copied();
-                Instr::MaxPool { g, x, y: self.value(node), index }
-            }
-            (Op::AvgPool(pool), Some((x, shape))) => {
-                let g = AvgGeom { pool, x: shape, y: out };
-                Instr::AvgPool { g, x, y: self.value(node) }
-            }
-            (Op::Add, Some((a, _))) => Instr::Add { a, b: self.input(node, 1).0, relu, y: self.value(last) },
-            (Op::Flatten, Some((from, x))) => Instr::Flatten { x, from, y: self.value(node) },
-            (_, _) => return, // the input, which the caller has written
-        };
-        self.push(instr);
-    }
-
-    /// Puts the unfolding of a working image of `image` (rows, columns) first, where the network's input is needed.
-    pub fn unfold(&mut self, image: (usize, usize)) {
-        if !self.values.contains_key(&NodeId(0)) {
-            return;
-        }
-        let y = self.value(NodeId(0));
-        self.steps.insert(0, Step { node: "unfold".into(), instr: Instr::Unfold { image, y } });
-    }
-
-    /// Lays the program out from byte `base` of the arena on, for batches of up to `batch` samples. Returns the
-    /// program and the first byte after it.
-    pub fn lay_out(&self, base: usize, batch: usize) -> (Vec<Step<Slot>>, usize) {
-        let (places, place_of) = self.places(batch);
-        // The largest first leaves the least gaps mostly, in order of their use now and then.
-        let by_size = Place::lay_out(&places, base, |place| std::cmp::Reverse(place.bytes));
-        let by_use = Place::lay_out(&places, base, |place| place.first);
-        let (offsets, end) = if by_use.1 < by_size.1 { by_use } else { by_size };
-        let slot = |reg: Reg| {
-            let RegInfo { len, lanes, dtype, fixed } = self.regs[reg.0];
-            let offset = || place_of.get(&reg).map(|place| offsets[*place]);
-            let batch = || Some(Slot { offset: offset()?, len, lanes, dtype, scope: Scope::Batch });
-            fixed.or_else(batch).unwrap_or_else(|| unreachable!("register {reg:?} is read before it is written"))
-        };
-        let step =
-            |step: &Step<Reg>| Step { node: step.node.clone(), instr: step.instr.clone().map(|reg, _| slot(reg)) };
-        (self.steps.iter().map(step).collect(), end)
-    }
-
-    /// The places that registers need, and which one has which.
-    fn places(&self, batch: usize) -> (Vec<Place>, HashMap<Reg, usize>) {
-        let mut last_use: HashMap<Reg, usize> = HashMap::new();
-        for (at, step) in self.steps.iter().enumerate() {
-            step.instr.clone().map(|reg, _| last_use.insert(reg, at));
-        }
-        let bytes = |info: &RegInfo| (info.len * info.lanes * info.dtype.bytes() * batch).next_multiple_of(ALIGN);
-        let mut places: Vec<Place> = vec![];
-        let mut place_of: HashMap<Reg, usize> = HashMap::new();
-        for (at, step) in self.steps.iter().enumerate() {
-            // A term added in place hands its memory on when nobody else reads it, here or later.
-            let mut reads: Vec<Reg> = vec![];
-            step.instr.clone().map(|reg, _| reads.push(reg));
-            let mut heir = None;
-            step.instr.clone().map(|reg, access| {
-                let info = &self.regs[reg.0];
-                if info.fixed.is_some() {
-                    return;
-                }
-                let once = reads.iter().filter(|r| **r == reg).count() == 1;
-                if access == Access::ReadInPlace && last_use[&reg] == at && once {
-                    heir = Some(reg);
-                }
-                if access == Access::Write && !place_of.contains_key(&reg) {
-                    let same = |h: &Reg| {
-                        let from = &self.regs[h.0];
-                        (from.len, from.lanes, from.dtype) == (info.len, info.lanes, info.dtype)
-                    };
-                    let place = heir.take().filter(same).map_or(places.len(), |h| place_of[&h]);
-                    if place == places.len() {
-                        places.push(Place { bytes: bytes(info), first: at, last: at });
-                    }
-                    places[place].last = last_use[&reg];
-                    place_of.insert(reg, place);
-                }
-            });
-        }
-        (places, place_of)
-    }
-}
-
-/// Memory for a value, or for several that follow one another in it.
-struct Place {
-    bytes: usize,
-    /// The steps from which to which it is needed.
-    first: usize,
-    last: usize,
-}
-
-impl Place {
-    /// Offsets from `base` on, and the first byte after all. One after the other, each is put into the smallest gap that
-    /// those before it leave while it is needed.
-    fn lay_out<K: Ord>(places: &[Self], base: usize, key: impl Fn(&Self) -> K) -> (Vec<usize>, usize) {
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        order.sort_by_key(|i| key(&places[*i]));
-        let mut offsets = vec![base; places.len()];
-        for (done, i) in order.iter().enumerate() {
-            let place = &places[*i];
-            let meets = |j: &&usize| places[**j].first <= place.last && place.first <= places[**j].last;
-            let used = order[..done].iter().filter(meets).map(|j| (offsets[*j], places[*j].bytes)).collect();
-            offsets[*i] = free_range(base, place.bytes, used);
-        }
-        let end = places.iter().zip(&offsets).map(|(place, offset)| offset + place.bytes).max().unwrap_or(base);
-        (offsets, end)
-    }
 }
 
 /// Colours of a picture.
@@ -514,17 +296,4 @@ fn shapes(graph: &Graph, size: (usize, usize), storage: Storage) -> Result<Vec<S
     let mut shapes = graph.shapes(size.0, size.1)?;
     shapes[0].c = storage.input_channels;
     Ok(shapes)
-}
-
-/// The smallest gap between used ranges that holds `size` bytes.
-fn free_range(base: usize, size: usize, mut used: Vec<(usize, usize)>) -> usize {
-    used.sort_unstable();
-    let (mut best, mut start) = (None, base);
-    for (offset, len) in used {
-        if offset >= start + size && best.is_none_or(|(gap, _)| offset - start < gap) {
-            best = Some((offset - start, start));
-        }
-        start = start.max(offset + len);
-    }
-    best.map_or(start, |(_, offset)| offset)
 }

@@ -22,7 +22,7 @@ use ucag::net::{Graph, Tensors};
 /// Bounds on what the CPU backend may differ from the `f64` oracle, as normalised mean squared errors.
 pub mod tolerance {
     /// One instruction: a few roundings of `f32` (2⁻²⁴ relative, squared 4e-15); sums of many products by Winograd's
-    /// tiles come to 1.5e-12.
+    /// tiles come to 1.4e-12.
     pub const OP: f64 = 4e-12;
     /// A gradient through a whole network.
     pub const GRADIENT: f64 = 1e-11;

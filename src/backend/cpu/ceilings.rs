@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Workers;
-use super::conv::{Matrix, matmul};
+use super::matmul::{Matrix, matmul};
 use crate::backend::Ceilings;
 
 /// Runs of which the fastest counts.

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::simd::widest;
+use super::epilogue::{Call, Epilogue, finish, finish_row};
+use super::matmul::{Matrix, matmul, multiply};
 use super::{Base, Cpu, Shared, Target, View, Workers, tiled, winograd};
 use crate::backend::taps::{self, Direction, Phase};
-use crate::backend::{ConvGeom, Variant, WeightRef, rectify};
+use crate::backend::{ConvGeom, Variant, WeightRef};
 use crate::net::{Param, Shape};
 
 /// What a prepared convolution is found by.
@@ -38,22 +39,6 @@ pub(super) struct ConvKernel {
     tiled: bool,
     /// The matrices of all phases; `None` where they are the parameter's own, or made anew in every run.
     weight: Option<Arc<[f32]>>,
-}
-
-/// One run of a convolution.
-pub(super) struct Call<'a> {
-    /// The matrices of all phases.
-    pub(super) weight: &'a [f32],
-    pub(super) source: View<'a>,
-    epilogue: Epilogue<'a>,
-    base: Base<'a>,
-    pub(super) lanes: usize,
-}
-
-/// What is done to a product on its way into the result.
-enum Epilogue<'a> {
-    Forward { bias: Option<(&'a [f32], Variant)>, relu: bool },
-    Backward { mul: Option<View<'a>> },
 }
 
 impl Cpu {
@@ -235,182 +220,5 @@ impl ConvKernel {
         }
         let of = |u: &Unit| u.pixels.len() * (u.channels.len() + self.phases[u.phase].depth);
         (self.units.iter().map(of).max().unwrap_or(0), 0)
-    }
-}
-
-impl Call<'_> {
-    /// Turns products, which belong to elements of result `b` from `at` on and to channels from `channel` on, into `out`.
-    #[inline(always)]
-    pub(super) fn finish(&self, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
-        let n = products.len();
-        let in_place = matches!(self.base, Base::InPlace);
-        let term = self.base.term(b, self.lanes, at, n);
-        match &self.epilogue {
-            Epilogue::Forward { bias, relu } => {
-                let bias = bias.map(|(bias, variant)| (&bias[channel..channel + n], variant));
-                finish_into(products, in_place, term, bias, *relu, out);
-            }
-            Epilogue::Backward { mul } => {
-                let mul = mul.map(|mul| &mul.of(b, self.lanes)[at..at + n]);
-                finish_back(products, in_place, term, mul, out);
-            }
-        }
-    }
-}
-
-widest! {
-    /// Adds a bias and a term to a row of products and rectifies it, in one pass for what is common.
-    fn finish(row: &mut [f32], term: Option<&[f32]>, bias: Option<(&[f32], Variant)>, relu: bool) {
-        match (term, bias, relu) {
-            (None, Some((bias, Variant::Plain)), true) => {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y = rectify(*y + b));
-            }
-            (Some(term), Some((bias, Variant::Plain)), true) => {
-                row.iter_mut().zip(bias).zip(term).for_each(|((y, b), t)| *y = rectify(*y + b + t));
-            }
-            _ => {
-                if let Some((bias, variant)) = bias {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b));
-                }
-                if let Some(term) = term {
-                    row.iter_mut().zip(term).for_each(|(y, t)| *y += t);
-                }
-                if relu {
-                    row.iter_mut().for_each(|y| *y = rectify(*y));
-                }
-            }
-        }
-    }
-
-    /// Call::finish for one row.
-    fn finish_row(call: &Call<'_>, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
-        call.finish(products, b, at, channel, out);
-    }
-}
-
-/// [`finish`] for products that lie elsewhere than the result, which may hold the term. It comes last wherever it lies, so
-/// that where it lies changes no bit.
-#[inline(always)]
-fn finish_into(
-    products: &mut [f32],
-    in_place: bool,
-    term: Option<&[f32]>,
-    bias: Option<(&[f32], Variant)>,
-    relu: bool,
-    out: &mut [f32],
-) {
-    match bias {
-        None => {}
-        Some((bias, Variant::Plain)) => products.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
-        Some((bias, variant)) => products.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b)),
-    }
-    if let Some(term) = term {
-        products.iter_mut().zip(term).for_each(|(y, t)| *y += t);
-    }
-    match (in_place, relu) {
-        (false, false) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o = *y),
-        (false, true) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o = rectify(*y)),
-        (true, false) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o += y),
-        (true, true) => out.iter_mut().zip(&*products).for_each(|(o, y)| *o = rectify(*y + *o)),
-    }
-}
-
-/// The same for a product of the other direction: `mul` times it, and a term.
-#[inline(always)]
-fn finish_back(products: &mut [f32], in_place: bool, term: Option<&[f32]>, mul: Option<&[f32]>, out: &mut [f32]) {
-    if let Some(mul) = mul {
-        products.iter_mut().zip(mul).for_each(|(p, m)| *p *= m);
-    }
-    match (in_place, term) {
-        (true, _) => out.iter_mut().zip(&*products).for_each(|(o, p)| *o += p),
-        (false, Some(term)) => out.iter_mut().zip(&*products).zip(term).for_each(|((o, p), t)| *o = t + p),
-        (false, None) => out.iter_mut().zip(&*products).for_each(|(o, p)| *o = *p),
-    }
-}
-
-/// A matrix whose element `(i, j)` is `data[i·row + j·col]`.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub data: &'a [f32],
-    pub row: usize,
-    pub col: usize,
-}
-
-/// `c = a·b` for a dense `[m, n]` matrix `c`, on the calling thread.
-pub(super) fn matmul(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
-    assert!(c.len() >= m * n, "matrix c too short");
-    // SAFETY: `c` holds m rows of n elements and is borrowed exclusively.
-    unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b, false) }
-}
-
-/// `c += a·b` for a dense `[m, n]` matrix `c`, on the calling thread.
-pub(super) fn matmul_add(m: usize, n: usize, k: usize, c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
-    assert!(c.len() >= m * n, "matrix c too short");
-    // SAFETY: `c` holds m rows of n elements, all initialised, and is borrowed exclusively.
-    unsafe { multiply(m, n, k, c.as_mut_ptr(), n, a, b, true) }
-}
-
-/// Makes the product's own memory of the calling thread resident. Else each thread would allocate it with its first
-/// large product, which may come many pictures later.
-pub(super) fn warm_up() {
-    const SIDE: usize = 64;
-    // Many rows, so that it packs the way large products do.
-    let (rows, m) = (vec![0.0; SIDE * SIDE * SIDE], SIDE * SIDE);
-    let matrix = Matrix { data: &rows, row: SIDE, col: 1 };
-    matmul(m, SIDE, SIDE, &mut vec![0.0; m * SIDE], matrix, matrix);
-}
-
-/// `c = a·b`, or `c += a·b`, on the calling thread; rows of `c` lie `ldc` apart.
-///
-/// # Safety
-/// `c` must point to `m` such rows whose first `n` elements are initialised and nothing else reads or writes meanwhile.
-#[allow(clippy::too_many_arguments)]
-unsafe fn multiply(
-    m: usize,
-    n: usize,
-    k: usize,
-    c: *mut f32,
-    ldc: usize,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    accumulate: bool,
-) {
-    if k == 0 && !accumulate {
-        for row in 0..m {
-            // SAFETY: row `row` of `c`, by the caller's promise.
-            unsafe { std::slice::from_raw_parts_mut(c.wrapping_add(row * ldc), n) }.fill(0.0);
-        }
-    }
-    if m * n * k == 0 {
-        return;
-    }
-    assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.col, "matrix a too short");
-    assert!(b.data.len() > (k - 1) * b.row + (n - 1) * b.col, "matrix b too short");
-    let i = |stride: usize| stride as isize;
-    let (ap, bp) = (a.data.as_ptr(), b.data.as_ptr());
-    let serial = gemm::Parallelism::None;
-    // SAFETY: `a` and `b` lie in their slices, as just checked; `c` is the caller's promise.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c,
-            1,
-            i(ldc),
-            accumulate,
-            ap,
-            i(a.col),
-            i(a.row),
-            bp,
-            i(b.col),
-            i(b.row),
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            serial,
-        );
     }
 }

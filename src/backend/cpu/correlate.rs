@@ -1,7 +1,7 @@
 //! Convolutions whose weight belongs to the sample: the correlation of a layer's input with what arrived at its output,
 //! and that weight's way forward and back. Work is split by sample, tap and tile of pixels.
 
-use super::conv::{Matrix, matmul_add};
+use super::matmul::{Matrix, matmul_add};
 use super::{Base, Shared, Target, View, Workers};
 use crate::backend::ConvGeom;
 use crate::backend::taps::reaching_phases;

@@ -31,9 +31,9 @@ pub(super) fn binary(
 pub(super) fn mask(workers: &Workers, keep: Sign, x: View<'_>, r: View<'_>, base: Base<'_>, y: Target<'_>) {
     // One loop for each test, so that it is compiled for vectors; as those below.
     match keep {
-        Sign::Positive => binary(workers, x, r, base, y, |x, r| if x > 0.0 { r } else { 0.0 }),
-        Sign::Negative => binary(workers, x, r, base, y, |x, r| if x < 0.0 { r } else { 0.0 }),
-        Sign::NonZero => binary(workers, x, r, base, y, |x, r| if x != 0.0 { r } else { 0.0 }),
+        Sign::Positive => binary(workers, x, r, base, y, |x, r| if Sign::Positive.of(x) { r } else { 0.0 }),
+        Sign::Negative => binary(workers, x, r, base, y, |x, r| if Sign::Negative.of(x) { r } else { 0.0 }),
+        Sign::NonZero => binary(workers, x, r, base, y, |x, r| if Sign::NonZero.of(x) { r } else { 0.0 }),
     }
 }
 
@@ -48,11 +48,9 @@ pub(super) fn divide(
     y: Target<'_>,
 ) {
     match by {
-        Divisor::Signed(eps) => {
-            quotients(workers, r, z, z2, y, |r, z| scale * (r / (z + if z >= 0.0 { eps } else { -eps })));
-        }
-        Divisor::NonZero => quotients(workers, r, z, z2, y, |r, z| scale * if z == 0.0 { 0.0 } else { r / z }),
-        Divisor::Shifted(_) => quotients(workers, r, z, z2, y, |r, z| scale * by.quotient(r, z)),
+        Divisor::Signed(eps) => quotients(workers, r, z, z2, y, |r, z| scale * Divisor::Signed(eps).quotient(r, z)),
+        Divisor::NonZero => quotients(workers, r, z, z2, y, |r, z| scale * Divisor::NonZero.quotient(r, z)),
+        Divisor::Shifted(eps) => quotients(workers, r, z, z2, y, |r, z| scale * Divisor::Shifted(eps).quotient(r, z)),
     }
 }
 

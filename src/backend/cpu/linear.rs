@@ -1,8 +1,8 @@
 //! Fully connected layers as products over blocks of samples. The bits of a sample's result do not depend on how many
 //! samples share the batch: for the sake of a library whose sums do, its products are of full blocks.
 
-use super::conv::{Matrix, matmul};
 use super::dot;
+use super::matmul::{Matrix, matmul};
 use super::{Base, Shared, Target, View, Workers};
 use crate::backend::{Variant, rectify};
 use crate::net::Param;

@@ -8,10 +8,12 @@ mod conv;
 mod correlate;
 mod dot;
 mod elementwise;
+mod epilogue;
 mod head;
 mod layers;
 mod linear;
 mod maps;
+mod matmul;
 mod noise;
 mod operands;
 mod panel;
@@ -109,7 +111,7 @@ impl Cpu {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| ErrorKind::Option { option: "threads", problem: format!("{threads}: {e}") })?;
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
-        pool.broadcast(|_| conv::warm_up());
+        pool.broadcast(|_| matmul::warm_up());
         let workers = Workers { pool, scratch, transformed: Mutex::default() };
         let (convs, packed, vectors) = (HashMap::new(), HashMap::new(), HashMap::new());
         Ok(Self { graph, arena: vec![], convs, packed, vectors, photo: vec![], image: vec![], workers })

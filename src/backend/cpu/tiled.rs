@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::conv::{Call, ConvKernel};
+use super::conv::ConvKernel;
+use super::epilogue::Call;
 use super::panel::{self, PANEL};
 use super::simd::{LANES, widest};
 use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
