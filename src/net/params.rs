@@ -3,6 +3,8 @@
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::tensors::Bytes;
 
 /// Index of a [`Param`] in its graph.
@@ -78,16 +80,28 @@ impl Param {
 
 /// Reorders `[o, i, kh, kw]` to `[kh, kw, i, o]`, each output channel multiplied by its `scale`.
 ///
-/// The product is formed in `f64`, so that folding costs one rounding.
+/// The product is formed in `f64`, so that folding costs one rounding. Threads take blocks of inputs and go over them in
+/// squares, which are read and written in whole cache lines.
 pub(super) fn fold_conv(weight: &[f32], o: usize, i: usize, taps: usize, scale: Option<&[f64]>) -> Vec<f32> {
+    const SIDE: usize = 16;
     let mut folded = vec![0.0; weight.len()];
-    for (oc, filter) in weight.chunks_exact(i * taps).enumerate() {
-        let s = scale.map_or(1.0, |s| s[oc]);
-        for (ic, plane) in filter.chunks_exact(taps).enumerate() {
-            for (tap, w) in plane.iter().enumerate() {
-                folded[(tap * i + ic) * o + oc] = (f64::from(*w) * s) as f32;
+    let mut blocks: Vec<Vec<&mut [f32]>> = (0..i.div_ceil(SIDE)).map(|_| Vec::with_capacity(taps)).collect();
+    for plane in folded.chunks_exact_mut((i * o).max(1)) {
+        blocks.iter_mut().zip(plane.chunks_mut(SIDE * o)).for_each(|(block, rows)| block.push(rows));
+    }
+    blocks.par_iter_mut().enumerate().for_each(|(block, planes)| {
+        for first in (0..o).step_by(SIDE) {
+            let outputs = first..(first + SIDE).min(o);
+            for (tap, rows) in planes.iter_mut().enumerate() {
+                for (ic, row) in rows.chunks_exact_mut(o).enumerate() {
+                    let at = (block * SIDE + ic) * taps + tap;
+                    for oc in outputs.clone() {
+                        let scale = scale.map_or(1.0, |s| s[oc]);
+                        row[oc] = (f64::from(weight[oc * i * taps + at]) * scale) as f32;
+                    }
+                }
             }
         }
-    }
+    });
     folded
 }
