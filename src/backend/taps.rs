@@ -4,9 +4,10 @@
 //! The input-gradient of a strided convolution falls apart into stride² *phases*, each an unstrided gather with the
 //! taps that reach it, so that no product with an inserted zero is ever formed.
 
-use std::ops::Range;
-
-use super::{ConvGeom, Variant, WeightRef};
+use super::ConvGeom;
+#[cfg(feature = "cuda")]
+use super::WeightRef;
+#[cfg(feature = "cuda")]
 use crate::net::Param;
 
 /// Which way a weight is applied.
@@ -29,6 +30,8 @@ pub(crate) struct Phase {
     pub first: [isize; 2],
     /// Rows and columns of taps.
     pub taps: [usize; 2],
+    /// Position of each tap in the kernel.
+    pub positions: Vec<usize>,
     /// First element of this phase's matrix.
     pub weight: usize,
     /// Rows of that matrix; 0 where no tap reaches the phase.
@@ -53,6 +56,7 @@ fn forward(g: &ConvGeom) -> Phase {
         stride: g.window.stride,
         first: g.window.pad.map(|p| -(p as isize)),
         taps,
+        positions: (0..taps[0] * taps[1]).collect(),
         weight: 0,
         depth: taps[0] * taps[1] * g.x.c,
     }
@@ -83,7 +87,9 @@ fn backward(g: &ConvGeom) -> Vec<Phase> {
         let pixels = |n: usize, axis: usize| n.saturating_sub(origin[axis]).div_ceil(step[axis]);
         let (h, w) = (pixels(g.x.h, 0), pixels(g.x.w, 1));
         let first = [first(&rows), first(&cols)];
-        let phase = Phase { origin, step, h, w, stride: [1, 1], first, taps, weight, depth };
+        let position = |y: &(usize, isize), x: &(usize, isize)| y.0 * g.window.kernel[1] + x.0;
+        let positions = rows.iter().flat_map(|y| cols.iter().map(move |x| position(y, x))).collect();
+        let phase = Phase { origin, step, h, w, stride: [1, 1], first, taps, positions, weight, depth };
         weight += depth * g.x.c;
         phase
     };
@@ -92,84 +98,22 @@ fn backward(g: &ConvGeom) -> Vec<Phase> {
 
 /// The matrices of all phases, one after the other. Source or result channels beyond the parameter's own, which a
 /// backend may have added to the network's input, get zeros.
+#[cfg(feature = "cuda")]
 pub(crate) fn pack(param: &Param, g: &ConvGeom, w: WeightRef, direction: Direction) -> Vec<f32> {
-    let view = |o: usize, v: f32| w.of(param, o, v);
-    let (inputs, outputs, channels) = (param.inputs, param.outputs, g.x.c);
-    let tap = |t: usize| &param.weight[t * inputs * outputs..][..inputs * outputs];
-    let zeros = |n: usize| std::iter::repeat_n(0.0, n);
-    let mut packed = Vec::with_capacity(param.kernel[0] * param.kernel[1] * channels * outputs);
-    match direction {
-        Direction::Forward => {
-            for t in 0..param.kernel[0] * param.kernel[1] {
-                packed.extend(tap(t).iter().enumerate().map(|(i, v)| view(i % outputs, *v)));
-                packed.extend(zeros((channels - inputs) * outputs));
+    let mut packed = Vec::with_capacity(param.kernel[0] * param.kernel[1] * g.x.c * g.y.c);
+    let view = |tap: usize, input: usize, output: usize| match input < param.inputs {
+        true => w.of(param, output, param.tap(tap, input, output)),
+        false => 0.0,
+    };
+    for tap in phases(g, direction).iter().flat_map(|phase| &phase.positions) {
+        match direction {
+            Direction::Forward => {
+                (0..g.x.c).for_each(|input| packed.extend((0..g.y.c).map(|output| view(*tap, input, output))));
             }
-        }
-        Direction::Backward => {
-            for (_, [rows, cols]) in reaching_phases(g) {
-                for ((ky, _), (kx, _)) in rows.iter().flat_map(|y| cols.iter().map(move |x| (y, x))) {
-                    let tap = tap(ky * g.window.kernel[1] + kx);
-                    for oc in 0..outputs {
-                        packed.extend((0..inputs).map(|ic| view(oc, tap[ic * outputs + oc])));
-                        packed.extend(zeros(channels - inputs));
-                    }
-                }
+            Direction::Backward => {
+                (0..g.y.c).for_each(|output| packed.extend((0..g.x.c).map(|input| view(*tap, input, output))));
             }
         }
     }
     packed
-}
-
-/// Some columns of the matrix of an unstrided convolution, whose sign is as folded: rows of `width` elements, those beyond
-/// the columns zero.
-pub(crate) fn pack_columns(
-    param: &Param,
-    variant: Variant,
-    direction: Direction,
-    columns: Range<usize>,
-    width: usize,
-    out: &mut [f32],
-) {
-    // One loop for each, so that it is compiled for vectors.
-    match variant {
-        Variant::Plain => pack_columns_of(param, direction, columns, width, out, |v| Variant::Plain.of(v)),
-        Variant::Positive => pack_columns_of(param, direction, columns, width, out, |v| Variant::Positive.of(v)),
-        Variant::Negative => pack_columns_of(param, direction, columns, width, out, |v| Variant::Negative.of(v)),
-        _ => pack_columns_of(param, direction, columns, width, out, |v| variant.of(v)),
-    }
-}
-
-fn pack_columns_of(
-    param: &Param,
-    direction: Direction,
-    columns: Range<usize>,
-    width: usize,
-    out: &mut [f32],
-    view: impl Fn(f32) -> f32,
-) {
-    let (inputs, outputs) = (param.inputs, param.outputs);
-    match direction {
-        Direction::Forward => {
-            for (from, to) in param.weight.chunks_exact(outputs).zip(out.chunks_exact_mut(width)) {
-                let (own, rest) = to.split_at_mut(columns.len());
-                own.iter_mut().zip(&from[columns.clone()]).for_each(|(to, v)| *to = view(*v));
-                rest.fill(0.0);
-            }
-        }
-        Direction::Backward => {
-            /// Output channels that are turned together, so that what they are written to stays near.
-            const TURNED: usize = 16;
-            // The last tap comes first.
-            let taps = param.weight.chunks_exact(inputs * outputs).rev();
-            for (from, to) in taps.zip(out.chunks_exact_mut(outputs * width)) {
-                for (first, to) in (0..outputs).step_by(TURNED).zip(to.chunks_mut(TURNED * width)) {
-                    to.fill(0.0);
-                    for (j, input) in columns.clone().enumerate() {
-                        let from = &from[input * outputs + first..(input + 1) * outputs];
-                        to[j..].iter_mut().step_by(width).zip(from).for_each(|(to, v)| *to = view(*v));
-                    }
-                }
-            }
-        }
-    }
 }

@@ -5,7 +5,7 @@ mod params;
 mod tensors;
 
 pub use graph::{Builder, Graph, Node, NodeId, TensorList};
-pub use params::{Norm, Param, ParamId, Values};
+pub use params::{Norm, PANEL, Param, ParamId, Values};
 pub use tensors::{Dtype, Metadata, TensorInfo, Tensors};
 
 use crate::error::{ErrorKind, Result};

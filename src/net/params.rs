@@ -47,6 +47,9 @@ pub struct Norm {
     pub bias: Vec<f32>,
 }
 
+/// Output channels of a convolution whose weights lie side by side.
+pub const PANEL: usize = 32;
+
 /// Weight and bias of a convolution or a linear layer.
 #[derive(Debug, Clone)]
 pub struct Param {
@@ -58,7 +61,8 @@ pub struct Param {
     pub outputs: usize,
     /// Kernel rows and columns, `[1, 1]` for a linear layer.
     pub kernel: [usize; 2],
-    /// Convolution: `[kernel row, kernel column, input, output]`. Linear: `[output, input]`, as in the file.
+    /// Convolution: panels of [`PANEL`] outputs, each `[kernel row, kernel column, input, output]`; those beyond the last
+    /// output are zero. Linear: `[output, input]`, as in the file.
     pub weight: Values,
     /// One value an output.
     pub bias: Vec<f32>,
@@ -72,33 +76,43 @@ impl Param {
         self.inputs * self.outputs * self.kernel[0] * self.kernel[1] + self.outputs
     }
 
+    /// The weights of some of a convolution's outputs: `[kernel row, kernel column, input, PANEL]`.
+    pub fn panel(&self, index: usize) -> &[f32] {
+        let len = self.kernel[0] * self.kernel[1] * self.inputs * PANEL;
+        &self.weight[index * len..][..len]
+    }
+
+    /// One weight of a convolution, `tap` being `row·columns + column` of the kernel.
+    pub fn tap(&self, tap: usize, input: usize, output: usize) -> f32 {
+        self.panel(output / PANEL)[(tap * self.inputs + input) * PANEL + output % PANEL]
+    }
+
     /// True when the layer has no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Reorders `[o, i, kh, kw]` to `[kh, kw, i, o]`, each output channel multiplied by its `scale`.
+/// Reorders `[o, i, kh, kw]` to panels `[kh, kw, i, PANEL]`, each output channel multiplied by its `scale`.
 ///
-/// The product is formed in `f64`, so that folding costs one rounding. Threads take blocks of inputs and go over them in
-/// squares, which are read and written in whole cache lines.
+/// The product is formed in `f64`, so that folding costs one rounding. Threads take panels and go over the inputs in
+/// blocks, which are read in whole cache lines.
 pub(super) fn fold_conv(weight: &[f32], o: usize, i: usize, taps: usize, scale: Option<&[f64]>) -> Vec<f32> {
-    const SIDE: usize = 16;
-    let mut folded = vec![0.0; weight.len()];
-    let mut blocks: Vec<Vec<&mut [f32]>> = (0..i.div_ceil(SIDE)).map(|_| Vec::with_capacity(taps)).collect();
-    for plane in folded.chunks_exact_mut((i * o).max(1)) {
-        blocks.iter_mut().zip(plane.chunks_mut(SIDE * o)).for_each(|(block, rows)| block.push(rows));
+    const BLOCK: usize = 16;
+    if weight.is_empty() {
+        return vec![];
     }
-    blocks.par_iter_mut().enumerate().for_each(|(block, planes)| {
-        for first in (0..o).step_by(SIDE) {
-            let outputs = first..(first + SIDE).min(o);
-            for (tap, rows) in planes.iter_mut().enumerate() {
-                for (ic, row) in rows.chunks_exact_mut(o).enumerate() {
-                    let at = (block * SIDE + ic) * taps + tap;
-                    for oc in outputs.clone() {
-                        let scale = scale.map_or(1.0, |s| s[oc]);
-                        row[oc] = (f64::from(weight[oc * i * taps + at]) * scale) as f32;
-                    }
+    let mut folded = vec![0.0; o.next_multiple_of(PANEL) * i * taps];
+    folded.par_chunks_mut(i * taps * PANEL).enumerate().for_each(|(panel, out)| {
+        let outputs = panel * PANEL..((panel + 1) * PANEL).min(o);
+        let scales: Vec<f64> = outputs.clone().map(|oc| scale.map_or(1.0, |s| s[oc])).collect();
+        let filters = &weight[outputs.start * i * taps..outputs.end * i * taps];
+        for first in (0..i).step_by(BLOCK) {
+            for tap in 0..taps {
+                for ic in first..(first + BLOCK).min(i) {
+                    let column = filters[ic * taps + tap..].iter().step_by(i * taps);
+                    let row = out[(tap * i + ic) * PANEL..].iter_mut();
+                    row.zip(column.zip(&scales)).for_each(|(to, (w, s))| *to = (f64::from(*w) * s) as f32);
                 }
             }
         }

@@ -39,9 +39,9 @@ impl<'g> Oracle<'g> {
             }
             let at = |f: usize| {
                 let (oc, ic, tap) = (f / (i * kh * kw), f / (kh * kw) % i, f % (kh * kw));
-                f64::from(p.weight[(tap * i + ic) * o + oc])
+                f64::from(p.tap(tap, ic, oc))
             };
-            (0..p.weight.len()).map(at).collect()
+            (0..o * i * kh * kw).map(at).collect()
         };
         let weights = graph.params().iter().map(file_order).collect();
         let biases = graph.params().iter().map(|p| to_f64(&p.bias)).collect();

@@ -1,11 +1,17 @@
 //! Convolution and its input-gradient as matrix products over gathered pixels, phase by phase (see [`taps`]); 3×3 ones of
 //! stride 1 by Winograd's tiles.
+//!
+//! Weights that are not used as they are get packed anew in every run: that costs little beside the products, and no
+//! memory that stays.
 
-use std::sync::Arc;
+use std::ops::Range;
 
-use super::epilogue::{Call, Epilogue, finish, finish_row};
-use super::matmul::{Matrix, matmul, multiply};
-use super::{Base, Cpu, Shared, Target, View, Workers, tiled, winograd};
+use rayon::prelude::*;
+
+use super::epilogue::{Call, Epilogue, finish_row};
+use super::panel::{self, PANEL, Product, ROWS, Rows, RowsMut};
+use super::simd::LANES;
+use super::{Base, Cpu, Shared, Target, View, Workers, pack, tiled, winograd};
 use crate::backend::taps::{self, Direction, Phase};
 use crate::backend::{ConvGeom, Variant, WeightRef};
 use crate::net::{Param, Shape};
@@ -20,12 +26,12 @@ pub(super) struct ConvKey {
     pub samples: usize,
 }
 
-/// A piece of work whose shape depends on the layer alone: pixels and channels of one phase of one sample.
+/// A piece of work: pixels of one phase of one sample, and panels of channels.
 #[derive(Debug, Clone)]
 struct Unit {
     phase: usize,
-    pixels: std::ops::Range<usize>,
-    channels: std::ops::Range<usize>,
+    pixels: Range<usize>,
+    panels: Range<usize>,
 }
 
 /// A convolution prepared for one geometry, weight and direction.
@@ -37,57 +43,48 @@ pub(super) struct ConvKernel {
     units: Vec<Unit>,
     /// Whether it is computed by Winograd's tiles instead.
     tiled: bool,
-    /// The matrices of all phases; `None` where they are the parameter's own, or made anew in every run.
-    weight: Option<Arc<[f32]>>,
 }
 
 impl Cpu {
     /// Prepares a convolution; returns the scratch memory that it needs, in elements: of each thread and of all together.
     pub(super) fn prepare_conv(&mut self, key: ConvKey) -> (usize, usize) {
         let ConvKey { g, weight, direction, samples } = key;
-        let param = self.graph.param(weight.param);
         let kernel = self.convs.entry(key).or_insert_with(|| {
             let phases = taps::phases(&g, direction);
-            let pack = || taps::pack(param, &g, weight, direction).into();
             let (source, result) = match direction {
                 Direction::Forward => (g.x, g.y),
                 Direction::Backward => (g.y, g.x),
             };
             let units = units(&phases, result.c);
             let tiled = tiled::suits(&g, weight, source, result, samples);
-            let as_is = tiled || weight.is_plain() && direction == Direction::Forward;
-            let packed = (!as_is).then(|| self.packed.entry((weight, direction)).or_insert_with(pack).clone());
-            ConvKernel { key, source, result, phases, units, tiled, weight: packed }
+            ConvKernel { key, source, result, phases, units, tiled }
         });
         kernel.scratch()
     }
 }
 
-/// Cuts the work of one sample into units: pixel tiles whose gathered matrix stays in a core's second-level cache, and
-/// channel tiles where there are too few pixels to keep several cores busy with one sample.
+/// Cuts the work of one sample into units: so many pixels that the products are large beside the weights, so few that both
+/// stay in a core's second-level cache; and panels apart where there are too few pixels to keep several cores busy.
 fn units(phases: &[Phase], channels: usize) -> Vec<Unit> {
-    const GATHERED: usize = 400_000;
+    const VALUES: usize = 122_880;
     const FEW: usize = 4;
-    const MIN_CHANNELS: usize = 64;
-    const MAX_CHANNELS: usize = 512;
+    let panels = channels.div_ceil(PANEL);
     let mut units = Vec::new();
     for (index, phase) in phases.iter().enumerate() {
-        let pixels = phase.h * phase.w;
         // An input smaller than the stride has no pixels in some phases.
-        if pixels == 0 {
-            continue;
-        }
-        let tile = (GATHERED / phase.depth.max(1)).clamp(96, 512);
-        let tiles = pixels.div_ceil(tile);
-        let tile = pixels.div_ceil(tiles).next_multiple_of(8);
-        let splits = FEW.div_ceil(tiles * phases.len()).min(channels.div_ceil(MIN_CHANNELS));
-        let width = channels.div_ceil(splits.max(1)).next_multiple_of(16).min(MAX_CHANNELS);
-        for start in (0..pixels).step_by(tile) {
-            for channel in (0..channels).step_by(width) {
+        let pixels = phase.h * phase.w;
+        let most = (VALUES / (phase.depth + panels * PANEL)).clamp(2 * ROWS, 10 * ROWS) / ROWS * ROWS;
+        let tiles = pixels.div_ceil(most).max(1);
+        let splits = FEW.div_ceil(tiles * phases.len()).min(panels);
+        // As much for each of several cores.
+        let tiles = if tiles < FEW { tiles } else { tiles.next_multiple_of(FEW) };
+        let tile = pixels.div_ceil(tiles).next_multiple_of(4);
+        for split in 0..splits {
+            for start in (0..pixels).step_by(tile.max(1)) {
                 units.push(Unit {
                     phase: index,
                     pixels: start..(start + tile).min(pixels),
-                    channels: channel..(channel + width).min(channels),
+                    panels: split * panels / splits..(split + 1) * panels / splits,
                 });
             }
         }
@@ -108,8 +105,7 @@ impl ConvKernel {
         y: Target<'_>,
     ) {
         let epilogue = Epilogue::Forward { bias: bias.map(|variant| (param.bias.as_slice(), variant)), relu };
-        let weight = self.weight.as_deref().unwrap_or(&param.weight);
-        self.run(workers, param, &Call { weight, source: x, epilogue, base, lanes: y.lanes }, y);
+        self.run(workers, param, &Call { source: x, epilogue, base, lanes: y.lanes }, y);
     }
 
     pub(super) fn backward(
@@ -122,76 +118,103 @@ impl ConvKernel {
         dx: Target<'_>,
     ) {
         let epilogue = Epilogue::Backward { mul };
-        let weight = self.weight.as_deref().unwrap_or_default();
-        self.run(workers, param, &Call { weight, source: dy, epilogue, base, lanes: dx.lanes }, dx);
+        self.run(workers, param, &Call { source: dy, epilogue, base, lanes: dx.lanes }, dx);
     }
 
     fn run(&self, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
         if self.tiled {
             return tiled::run(self, workers, param, call, y);
         }
+        let mut memory = workers.transformed();
+        let packed = match self.is_packed() {
+            true => &*param.weight,
+            false => {
+                self.pack(workers, param, &mut memory);
+                &*memory
+            }
+        };
         let (count, len) = (y.count(), y.len);
         let result = Shared::new(y.data);
+        let product = panel::select();
         workers.each(count * self.units.len(), |i| {
-            let b = i / self.units.len();
-            self.unit(&self.units[i % self.units.len()], call, b, &mut workers.scratch(), result.shift(b * len));
+            let (b, unit) = (i / self.units.len(), &self.units[i % self.units.len()]);
+            self.unit(unit, product, packed, call, b, &mut workers.scratch(), result.shift(b * len));
         });
     }
 
-    /// One unit of result `b`, which begins at `result`.
-    fn unit(&self, unit: &Unit, call: &Call<'_>, b: usize, scratch: &mut [f32], result: Shared) {
-        let phase = &self.phases[unit.phase];
-        let source = call.source.of(b, call.lanes);
-        let (m, n, k) = (unit.pixels.len(), unit.channels.len(), phase.depth);
-        let (product, gathered) = scratch.split_at_mut(m * n);
-        let gathered = if self.is_pointwise(phase) {
-            &source[unit.pixels.start * k..]
-        } else {
-            self.gather(phase, unit.pixels.clone(), source, gathered);
-            &gathered[..m * k]
-        };
-        let pixels = Matrix { data: gathered, row: k, col: 1 };
-        // A phase that no tap reaches has no matrix.
-        let weight = call.weight.get(phase.weight + unit.channels.start..).unwrap_or_default();
-        let weight = Matrix { data: weight, row: self.result.c, col: 1 };
-        let place = |pixel: usize| {
-            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
-            let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
-            (y * self.result.w + x) * self.result.c + unit.channels.start
-        };
-        let places = || unit.pixels.clone().map(place);
-        // SAFETY: `at..at + n` lies in this result, and no other unit has these pixels and channels.
-        let out = |at: usize| unsafe { std::slice::from_raw_parts_mut(result.at(at), n) };
-        match &call.epilogue {
-            Epilogue::Forward { bias, relu } if !matches!(call.base, Base::InPlace) => {
-                let first = result.at(place(unit.pixels.start));
-                // SAFETY: rows of the result, `result.c` apart; each row's `n` elements are this unit's alone.
-                unsafe { multiply(m, n, k, first, self.result.c, pixels, weight, false) };
-                let bias = bias.map(|(bias, variant)| (&bias[unit.channels.clone()], variant));
-                for at in places() {
-                    finish(out(at), call.base.term(b, call.lanes, at, n), bias, *relu);
-                }
-            }
-            _ => {
-                matmul(m, n, k, product, pixels, weight);
-                for (row, at) in product.chunks_exact_mut(n).zip(places()) {
-                    finish_row(call, row, b, at, unit.channels.start, out(at));
-                }
-            }
+    /// Whether the parameter's own memory is what products read.
+    pub(super) fn is_packed(&self) -> bool {
+        self.key.weight.is_plain() && self.key.direction == Direction::Forward
+    }
+
+    /// Packs the weights: `[phase, panel, row of the matrix, column]`.
+    fn pack(&self, workers: &Workers, param: &Param, packed: &mut [f32]) {
+        let panels = self.result.c.div_ceil(PANEL);
+        let mut rest = packed;
+        for phase in self.phases.iter().filter(|phase| phase.depth > 0) {
+            let (matrix, others) = rest.split_at_mut(panels * phase.depth * PANEL);
+            rest = others;
+            let of_panels = |(panel, out): (usize, &mut [f32])| {
+                pack::pack(param, phase, self.key.weight, self.key.direction, panel, out);
+            };
+            workers.pool.install(|| matrix.par_chunks_mut(phase.depth * PANEL).enumerate().for_each(of_panels));
         }
     }
 
-    /// The source itself is the gathered matrix: one tap, no stride, same size.
-    fn is_pointwise(&self, phase: &Phase) -> bool {
-        let one = (phase.first, phase.taps, phase.stride) == ([0, 0], [1, 1], [1, 1]);
-        one && (phase.h, phase.w) == (self.source.h, self.source.w)
+    /// One unit of result `b`, which begins at `result`.
+    #[allow(clippy::too_many_arguments)]
+    fn unit(
+        &self,
+        unit: &Unit,
+        product: Product,
+        packed: &[f32],
+        call: &Call<'_>,
+        b: usize,
+        scratch: &mut [f32],
+        result: Shared,
+    ) {
+        let phase = &self.phases[unit.phase];
+        let source = call.source.of(b, call.lanes);
+        let (m, k) = (unit.pixels.len(), phase.depth);
+        let stride = unit.panels.len() * PANEL + LANES;
+        let (products, gathered) = scratch.split_at_mut(m * stride);
+        let pixels = if self.is_read_in_place(phase) {
+            Rows { data: &source[unit.pixels.start * k..], stride: k }
+        } else {
+            self.gather(phase, unit.pixels.clone(), source, gathered);
+            Rows { data: gathered, stride: k + LANES }
+        };
+        let panels = self.result.c.div_ceil(PANEL);
+        let first: usize = self.phases[..unit.phase].iter().map(|phase| phase.depth * panels * PANEL).sum();
+        for (i, panel) in unit.panels.clone().enumerate() {
+            let weight = &packed[first + panel * k * PANEL..][..k * PANEL];
+            product(m, k, pixels, weight, RowsMut { data: &mut products[i * PANEL..], stride });
+        }
+        let channels = unit.panels.start * PANEL..(unit.panels.end * PANEL).min(self.result.c);
+        for (row, pixel) in products.chunks_exact_mut(stride).zip(unit.pixels.clone()) {
+            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
+            let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
+            let at = (y * self.result.w + x) * self.result.c + channels.start;
+            // SAFETY: inside this result; no other unit has these pixels and channels.
+            let out = unsafe { std::slice::from_raw_parts_mut(result.at(at), channels.len()) };
+            finish_row(call, &mut row[..channels.len()], b, at, channels.start, out);
+        }
     }
 
-    /// Copies the taps of each pixel into a row of `out`; taps outside the source are zero.
-    fn gather(&self, phase: &Phase, pixels: std::ops::Range<usize>, source: &[f32], out: &mut [f32]) {
+    /// The source itself is the gathered matrix: one tap, no stride, same size. Not where its rows would displace each
+    /// other in the cache.
+    fn is_read_in_place(&self, phase: &Phase) -> bool {
+        const ALIASED: usize = 1024;
+        let one = (phase.first, phase.taps, phase.stride) == ([0, 0], [1, 1], [1, 1]);
+        one && (phase.h, phase.w) == (self.source.h, self.source.w) && !phase.depth.is_multiple_of(ALIASED)
+    }
+
+    /// Copies the taps of each pixel into a row of `out`; taps outside the source are zero. Rows are not a multiple of a
+    /// page apart.
+    fn gather(&self, phase: &Phase, pixels: Range<usize>, source: &[f32], out: &mut [f32]) {
         let Shape { h, w, c } = self.source;
         let count = phase.taps[1];
-        for (pixel, row) in pixels.zip(out.chunks_exact_mut(phase.depth.max(1))) {
+        for (pixel, row) in pixels.zip(out.chunks_exact_mut(phase.depth + LANES)) {
             let (qy, qx) = (pixel / phase.w, pixel % phase.w);
             let mut rest = row;
             for tap in 0..phase.taps[0] {
@@ -218,7 +241,12 @@ impl ConvKernel {
             let own = winograd::scratch(self.source.c, self.result.c);
             return (own, tiled::transformed(self.source, self.result));
         }
-        let of = |u: &Unit| u.pixels.len() * (u.channels.len() + self.phases[u.phase].depth);
-        (self.units.iter().map(of).max().unwrap_or(0), 0)
+        let panels = self.result.c.div_ceil(PANEL);
+        let of = |u: &Unit| u.pixels.len() * (u.panels.len() * PANEL + self.phases[u.phase].depth + 2 * LANES);
+        let depth: usize = match self.is_packed() {
+            true => 0,
+            false => self.phases.iter().map(|phase| phase.depth).sum(),
+        };
+        (self.units.iter().map(of).max().unwrap_or(0), depth * panels * PANEL)
     }
 }

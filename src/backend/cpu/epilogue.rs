@@ -6,8 +6,6 @@ use crate::backend::{Variant, rectify};
 
 /// One run of a convolution.
 pub(super) struct Call<'a> {
-    /// The matrices of all phases.
-    pub weight: &'a [f32],
     pub source: View<'a>,
     pub epilogue: Epilogue<'a>,
     pub base: Base<'a>,
@@ -41,37 +39,14 @@ impl Call<'_> {
 }
 
 widest! {
-    /// Adds a bias and a term to a row of products and rectifies it, in one pass for what is common.
-    fn finish(row: &mut [f32], term: Option<&[f32]>, bias: Option<(&[f32], Variant)>, relu: bool) {
-        match (term, bias, relu) {
-            (None, Some((bias, Variant::Plain)), true) => {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y = rectify(*y + b));
-            }
-            (Some(term), Some((bias, Variant::Plain)), true) => {
-                row.iter_mut().zip(bias).zip(term).for_each(|((y, b), t)| *y = rectify(*y + b + t));
-            }
-            _ => {
-                if let Some((bias, variant)) = bias {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += variant.of(*b));
-                }
-                if let Some(term) = term {
-                    row.iter_mut().zip(term).for_each(|(y, t)| *y += t);
-                }
-                if relu {
-                    row.iter_mut().for_each(|y| *y = rectify(*y));
-                }
-            }
-        }
-    }
-
     /// [`Call::finish`] of a whole row.
     fn finish_row(call: &Call<'_>, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
         call.finish(products, b, at, channel, out);
     }
 }
 
-/// [`finish`] for products that lie elsewhere than the result, which may hold the term. It comes last wherever it lies, so
-/// that where it lies changes no bit.
+/// Adds a bias and a term, which the result may hold, and rectifies. The term comes last wherever it lies, so that where it
+/// lies changes no bit.
 #[inline(always)]
 fn finish_into(
     products: &mut [f32],

@@ -16,6 +16,7 @@ mod maps;
 mod matmul;
 mod noise;
 mod operands;
+mod pack;
 mod panel;
 mod reduce;
 mod resample;

@@ -4,10 +4,26 @@
 //! the same bits come out however rows are grouped into products. General libraries do not promise that.
 
 /// Columns of a panel.
-pub(super) const PANEL: usize = 32;
+pub(super) use crate::net::PANEL;
 
-/// `c = a·b`: `a` has rows of `k` values, `b` and `c` have rows of [`PANEL`] values.
-pub(super) type Product = fn(k: usize, a: &[f32], b: &[f32], c: &mut [f32]);
+/// Rows that are multiplied at once; other numbers work as well, a little slower.
+pub(super) const ROWS: usize = 12;
+
+/// Rows of a matrix, which begin `stride` elements apart.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+/// Rows of a result.
+pub(super) struct RowsMut<'a> {
+    pub data: &'a mut [f32],
+    pub stride: usize,
+}
+
+/// `c = a·b` for `m` rows: those of `a` have `k` elements, those of `b` and `c` have [`PANEL`].
+pub(super) type Product = fn(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>);
 
 /// The fastest version for this processor.
 pub(super) fn select() -> Product {
@@ -15,11 +31,11 @@ pub(super) fn select() -> Product {
     {
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has the extension, as just asked.
-            return |k, a, b, c| unsafe { x86::avx512(k, a, b, c) };
+            return |m, k, a, b, c| unsafe { x86::avx512(m, k, a, b, c) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: as above.
-            return |k, a, b, c| unsafe { x86::avx2(k, a, b, c) };
+            return |m, k, a, b, c| unsafe { x86::avx2(m, k, a, b, c) };
         }
     }
     portable
@@ -27,57 +43,58 @@ pub(super) fn select() -> Product {
 
 /// Calls `block` with blocks of rows of `a` and `c`: as many at once as one of `counts`, the largest that fits first.
 #[inline(always)]
-fn by_rows<'a>(
-    k: usize,
-    a: &'a [f32],
-    c: &'a mut [f32],
+fn by_rows(
+    m: usize,
+    a: Rows<'_>,
+    c: RowsMut<'_>,
     counts: &[usize],
-    mut block: impl FnMut(usize, &'a [f32], &'a mut [f32]),
+    mut block: impl FnMut(usize, Rows<'_>, RowsMut<'_>),
 ) {
-    let (mut a, mut c) = (a, c);
-    while let Some(count) = counts.iter().find(|n| **n * PANEL <= c.len()) {
-        let (rows, rest) = a.split_at(count * k);
-        let (results, others) = c.split_at_mut(count * PANEL);
-        block(*count, rows, results);
-        (a, c) = (rest, others);
+    let mut row = 0;
+    while let Some(count) = counts.iter().find(|n| row + **n <= m) {
+        let data = &mut c.data[row * c.stride..];
+        block(*count, Rows { data: &a.data[row * a.stride..], ..a }, RowsMut { data, stride: c.stride });
+        row += count;
     }
 }
 
-fn portable(k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-    for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(PANEL)) {
-        c.fill(0.0);
-        for (a, b) in a.iter().zip(b.chunks_exact(PANEL)) {
-            c.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
+fn portable(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
+    by_rows(m, a, c, &[1], |_, a, c| {
+        let sums = &mut c.data[..PANEL];
+        sums.fill(0.0);
+        for (a, b) in a.data[..k].iter().zip(b.chunks_exact(PANEL)) {
+            sums.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
         }
-    }
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{PANEL, by_rows};
+    use super::{PANEL, ROWS, Rows, RowsMut, by_rows};
 
     /// A kernel of `R` rows and two registers of columns, the columns beginning at `$from`.
     macro_rules! kernel {
         ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $set:ident, $fma:ident, $store:ident) => {
             #[target_feature(enable = $feature)]
-            fn $name<const R: usize>(k: usize, from: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-                assert!(a.len() == R * k && b.len() >= k * PANEL && c.len() == R * PANEL && from + 2 * $lanes <= PANEL);
+            fn $name<const R: usize>(k: usize, from: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
+                assert!(a.data.len() >= (R - 1) * a.stride + k && b.len() >= k * PANEL);
+                assert!(c.data.len() >= (R - 1) * c.stride + PANEL && from + 2 * $lanes <= PANEL);
                 let mut sums = [[$zero(); 2]; R];
                 for j in 0..k {
                     // SAFETY: columns `from..from + 2·lanes` of row j of the panel.
                     let [b0, b1] = [0, $lanes].map(|at| unsafe { $load(b.as_ptr().add(j * PANEL + from + at)) });
                     for (i, sums) in sums.iter_mut().enumerate() {
                         // SAFETY: row i < R and column j < k of `a`.
-                        let x = $set(unsafe { *a.get_unchecked(i * k + j) });
+                        let x = $set(unsafe { *a.data.get_unchecked(i * a.stride + j) });
                         *sums = [$fma(x, b0, sums[0]), $fma(x, b1, sums[1])];
                     }
                 }
                 for (i, sums) in sums.into_iter().enumerate() {
                     for (v, sum) in sums.into_iter().enumerate() {
                         // SAFETY: columns `from..from + 2·lanes` of row i of the result.
-                        unsafe { $store(c.as_mut_ptr().add(i * PANEL + from + v * $lanes), sum) };
+                        unsafe { $store(c.data.as_mut_ptr().add(i * c.stride + from + v * $lanes), sum) };
                     }
                 }
             }
@@ -90,20 +107,22 @@ mod x86 {
     kernel!(rows256, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
 
     #[target_feature(enable = "avx512f")]
-    pub fn avx512(k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-        by_rows(k, a, c, &[12, 4, 1], |count, a, c| match count {
-            12 => rows512::<12>(k, 0, a, b, c),
+    pub fn avx512(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
+        by_rows(m, a, c, &[ROWS, 4, 1], |count, a, c| match count {
+            ROWS => rows512::<ROWS>(k, 0, a, b, c),
             4 => rows512::<4>(k, 0, a, b, c),
             _ => rows512::<1>(k, 0, a, b, c),
         });
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn avx2(k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
-        by_rows(k, a, c, &[6, 2, 1], |count, a, c| {
+    pub fn avx2(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
+        const HALF: usize = ROWS / 2;
+        by_rows(m, a, c, &[HALF, 2, 1], |count, a, c| {
             for from in [0, PANEL / 2] {
+                let c = RowsMut { data: &mut *c.data, ..c };
                 match count {
-                    6 => rows256::<6>(k, from, a, b, c),
+                    HALF => rows256::<HALF>(k, from, a, b, c),
                     2 => rows256::<2>(k, from, a, b, c),
                     _ => rows256::<1>(k, from, a, b, c),
                 }
@@ -127,7 +146,8 @@ mod tests {
                 |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * PANEL + j])).sum::<f64>();
             let product = |product: Product, rows: std::ops::Range<usize>| {
                 let mut c = vec![f32::NAN; rows.len() * PANEL];
-                product(k, &a[rows.start * k..rows.end * k], &b, &mut c);
+                let a = Rows { data: &a[rows.start * k..rows.end * k], stride: k };
+                product(rows.len(), k, a, &b, RowsMut { data: &mut c, stride: PANEL });
                 c
             };
             for version in [select(), portable] {

@@ -7,8 +7,8 @@ use super::epilogue::Call;
 use super::panel::{self, PANEL};
 use super::simd::{LANES, widest};
 use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
-use super::{Shared, Target, Workers};
-use crate::backend::{ConvGeom, WeightRef, WeightSign, taps};
+use super::{Shared, Target, Workers, pack};
+use crate::backend::{ConvGeom, WeightRef, WeightSign};
 use crate::net::{Param, Shape, Window};
 
 /// Whether tiles are right for a convolution from `source` to `result` of so many samples in all.
@@ -36,14 +36,17 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &
     let (source, result) = (kernel.source, kernel.result);
     let panels = result.c.div_ceil(PANEL);
     let len = winograd::panel_len(source.c);
+    let phase = &kernel.phases[0];
     let mut transformed = workers.transformed();
     let transformed = &mut transformed[..panels * len];
     workers.pool.install(|| {
         transformed.par_chunks_mut(len).enumerate().for_each(|(panel, out)| {
-            let columns = panel * PANEL..((panel + 1) * PANEL).min(result.c);
+            if kernel.is_packed() {
+                return winograd::transform_weights(param.panel(panel), source.c, out);
+            }
             let mut scratch = workers.scratch();
             let taps = &mut scratch[..winograd::taps_len(source.c)];
-            taps::pack_columns(param, kernel.key.weight.variant, kernel.key.direction, columns, PANEL, taps);
+            pack::pack(param, phase, kernel.key.weight, kernel.key.direction, panel, taps);
             winograd::transform_weights(taps, source.c, out);
         });
     });
@@ -57,7 +60,7 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &
     let blocks = tiles.div_ceil(block);
     let splits = threads.div_ceil(blocks).min(panels);
     let product = panel::select();
-    let (first, len) = (kernel.phases[0].first, y.len);
+    let (first, len) = (phase.first, y.len);
     // Sample, row and column of a tile.
     let place = |tile: usize| (tile / (rows * cols), tile / cols % rows * TILE, tile % cols * TILE);
     let out = Shared::new(y.data);

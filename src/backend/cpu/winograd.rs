@@ -7,7 +7,7 @@
 //!
 //! Weights are transformed anew in every run: that costs little beside the products, and no memory that stays.
 
-use super::panel::{PANEL, Product};
+use super::panel::{PANEL, Product, Rows, RowsMut};
 use super::simd::{LANES, Lanes, Register, widest};
 use crate::net::Shape;
 
@@ -95,7 +95,8 @@ impl<'s> Block<'s> {
             for (panel, weights) in panels.chunks_exact(panel_len(channels)).enumerate() {
                 let weights = &weights[pair * stride(channels * PANEL)..][..channels * PANEL];
                 let products = &mut self.products[(panel * PAIRS + pair) * one..][..tiles * PANEL];
-                product(channels, &values[..tiles * channels], weights, products);
+                let values = Rows { data: &values[..tiles * channels], stride: channels };
+                product(tiles, channels, values, weights, RowsMut { data: products, stride: PANEL });
             }
         }
     }
