@@ -1,17 +1,18 @@
 //! Convolution and its input-gradient as matrix products over gathered pixels, phase by phase (see [`taps`]); 3×3 ones of
-//! stride 1 by Winograd's tiles.
+//! stride 1 by Winograd's tiles, those to few channels by products that are scattered.
 //!
 //! Weights that are not used as they are get packed anew in every run: that costs little beside the products, and no
 //! memory that stays.
 
 use std::ops::Range;
+use std::slice::ChunksExactMut;
 
 use rayon::prelude::*;
 
-use super::epilogue::{Call, Epilogue, finish_row};
+use super::epilogue::{Call, Epilogue};
 use super::panel::{self, PANEL, Product, ROWS, Rows, RowsMut};
-use super::simd::LANES;
-use super::{Base, Cpu, Shared, Target, View, Workers, pack, tiled, winograd};
+use super::simd::{LANES, widest};
+use super::{Base, Cpu, Shared, Target, View, Workers, pack, scatter, tiled, winograd};
 use crate::backend::taps::{self, Direction, Phase};
 use crate::backend::{ConvGeom, Variant, WeightRef};
 use crate::net::{Param, Shape};
@@ -41,8 +42,18 @@ pub(super) struct ConvKernel {
     pub(super) result: Shape,
     pub(super) phases: Vec<Phase>,
     units: Vec<Unit>,
-    /// Whether it is computed by Winograd's tiles instead.
-    tiled: bool,
+    way: Way,
+}
+
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Products of gathered pixels.
+    Gathered,
+    /// Winograd's tiles.
+    Tiled,
+    /// Products that are scattered.
+    Scattered,
 }
 
 impl Cpu {
@@ -56,8 +67,14 @@ impl Cpu {
                 Direction::Backward => (g.y, g.x),
             };
             let units = units(&phases, result.c);
-            let tiled = tiled::suits(&g, weight, source, result, samples);
-            ConvKernel { key, source, result, phases, units, tiled }
+            let way = if scatter::suits(direction, result) {
+                Way::Scattered
+            } else if tiled::suits(&g, weight, source, result, samples) {
+                Way::Tiled
+            } else {
+                Way::Gathered
+            };
+            ConvKernel { key, source, result, phases, units, way }
         });
         kernel.scratch()
     }
@@ -122,9 +139,14 @@ impl ConvKernel {
     }
 
     fn run(&self, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
-        if self.tiled {
-            return tiled::run(self, workers, param, call, y);
+        match self.way {
+            Way::Gathered => self.gathered(workers, param, call, y),
+            Way::Tiled => tiled::run(self, workers, param, call, y),
+            Way::Scattered => scatter::run(self, workers, param, call, y),
         }
+    }
+
+    fn gathered(&self, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
         let mut memory = workers.transformed();
         let packed = match self.is_packed() {
             true => &*param.weight,
@@ -173,6 +195,8 @@ impl ConvKernel {
         scratch: &mut [f32],
         result: Shared,
     ) {
+        /// Weights that a core's second-level cache holds beside all else.
+        const NEAR: usize = 131_072;
         let phase = &self.phases[unit.phase];
         let source = call.source.of(b, call.lanes);
         let (m, k) = (unit.pixels.len(), phase.depth);
@@ -186,18 +210,18 @@ impl ConvKernel {
         };
         let panels = self.result.c.div_ceil(PANEL);
         let first: usize = self.phases[..unit.phase].iter().map(|phase| phase.depth * panels * PANEL).sum();
-        for (i, panel) in unit.panels.clone().enumerate() {
-            let weight = &packed[first + panel * k * PANEL..][..k * PANEL];
-            product(m, k, pixels, weight, RowsMut { data: &mut products[i * PANEL..], stride });
-        }
         let channels = unit.panels.start * PANEL..(unit.panels.end * PANEL).min(self.result.c);
-        for (row, pixel) in products.chunks_exact_mut(stride).zip(unit.pixels.clone()) {
-            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
-            let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
-            let at = (y * self.result.w + x) * self.result.c + channels.start;
-            // SAFETY: inside this result; no other unit has these pixels and channels.
-            let out = unsafe { std::slice::from_raw_parts_mut(result.at(at), channels.len()) };
-            finish_row(call, &mut row[..channels.len()], b, at, channels.start, out);
+        // Few rows at a time where the weights stay near, so that results are on their way to memory during the next product.
+        let rows = if k * channels.len() <= NEAR { ROWS } else { m };
+        for row in (0..m).step_by(rows) {
+            let count = rows.min(m - row);
+            for (i, panel) in unit.panels.clone().enumerate() {
+                let weight = &packed[first + panel * k * PANEL..][..k * PANEL];
+                let pixels = Rows { data: &pixels.data[row * pixels.stride..], ..pixels };
+                product(count, k, pixels, weight, RowsMut { data: &mut products[i * PANEL..], stride });
+            }
+            let products = products[..count * stride].chunks_exact_mut(stride);
+            finish(call, products, b, self, phase, unit.pixels.start + row, &channels, result);
         }
     }
 
@@ -237,9 +261,13 @@ impl ConvKernel {
     }
 
     fn scratch(&self) -> (usize, usize) {
-        if self.tiled {
-            let own = winograd::scratch(self.source.c, self.result.c);
-            return (own, tiled::transformed(self.source, self.result));
+        match self.way {
+            Way::Gathered => {}
+            Way::Tiled => {
+                let own = winograd::scratch(self.source.c, self.result.c);
+                return (own, tiled::transformed(self.source, self.result));
+            }
+            Way::Scattered => return scatter::scratch(&self.key.g),
         }
         let panels = self.result.c.div_ceil(PANEL);
         let of = |u: &Unit| u.pixels.len() * (u.panels.len() * PANEL + self.phases[u.phase].depth + 2 * LANES);
@@ -248,5 +276,28 @@ impl ConvKernel {
             false => self.phases.iter().map(|phase| phase.depth).sum(),
         };
         (self.units.iter().map(of).max().unwrap_or(0), depth * panels * PANEL)
+    }
+}
+
+widest! {
+    /// Finishes rows of products, which belong to some channels of pixels from `first` on of a phase of result `b`.
+    fn finish(
+        call: &Call<'_>,
+        rows: ChunksExactMut<'_, f32>,
+        b: usize,
+        kernel: &ConvKernel,
+        phase: &Phase,
+        first: usize,
+        channels: &Range<usize>,
+        result: Shared,
+    ) {
+        for (row, pixel) in rows.zip(first..) {
+            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
+            let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
+            let at = (y * kernel.result.w + x) * kernel.result.c + channels.start;
+            // SAFETY: inside this result; no other unit has these pixels and channels.
+            let out = unsafe { std::slice::from_raw_parts_mut(result.at(at), channels.len()) };
+            call.finish(&mut row[..channels.len()], b, at, channels.start, out);
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! What is done to a convolution's products on their way into the result.
 
-use super::simd::widest;
 use super::{Base, View};
 use crate::backend::{Variant, rectify};
 
@@ -35,13 +34,6 @@ impl Call<'_> {
                 finish_back(products, in_place, term, mul, out);
             }
         }
-    }
-}
-
-widest! {
-    /// [`Call::finish`] of a whole row.
-    fn finish_row(call: &Call<'_>, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {
-        call.finish(products, b, at, channel, out);
     }
 }
 

@@ -22,6 +22,7 @@ mod reduce;
 mod resample;
 mod resize;
 mod run;
+mod scatter;
 mod simd;
 mod tiled;
 mod winograd;
