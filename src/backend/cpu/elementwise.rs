@@ -21,9 +21,13 @@ pub(super) fn binary(
 ) {
     let lanes = y.lanes;
     y.parts(workers, GRAIN, |b, start, y| {
-        base.begin(b, lanes, start, y);
         let (a, c) = (&a.of(b, lanes)[start..], &c.of(b, lanes)[start..]);
-        y.iter_mut().zip(a).zip(c).for_each(|((y, a), c)| *y += f(*a, *c));
+        let values = a.iter().zip(c).map(|(a, c)| f(*a, *c));
+        match (base, base.term(b, lanes, start, y.len())) {
+            (Base::InPlace, _) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
+            (_, Some(term)) => y.iter_mut().zip(values).zip(term).for_each(|((y, v), t)| *y = t + v),
+            (_, None) => y.iter_mut().zip(values).for_each(|(y, v)| *y = v),
+        }
     });
 }
 

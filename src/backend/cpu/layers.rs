@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::simd::widest;
 use super::{Base, Target, View, Workers};
 use crate::backend::{AvgGeom, PoolGeom};
 use crate::net::Shape;
@@ -14,46 +15,66 @@ fn inside(g: &PoolGeom, axis: usize, i: usize, n: usize) -> std::ops::Range<usiz
 }
 
 pub(super) fn max_pool(workers: &Workers, g: &PoolGeom, x: View<'_>, y: Target<'_>, index: Option<&mut [u8]>) {
-    let (c, row, lanes) = (g.y.c, g.y.w * g.y.c, y.lanes);
-    let pool_row = |b: usize, oy: usize, y: &mut [f32], mut index: Option<&mut [u8]>| {
-        let x = x.of(b, lanes);
-        for (ox, y) in y.chunks_exact_mut(c).enumerate() {
-            let mut index = index.as_mut().map(|index| &mut index[ox * c..(ox + 1) * c]);
-            y.fill(f32::NEG_INFINITY);
-            if let Some(index) = &mut index {
-                index.fill(0);
+    let (row, lanes) = (g.y.w * g.y.c, y.lanes);
+    workers.pool.install(|| {
+        let rows = y.data.par_chunks_mut(row).enumerate();
+        match index {
+            None => rows.for_each(|(i, y)| pool_row(g, i % g.y.h, x.of(i / g.y.h, lanes), y, None)),
+            Some(index) => {
+                let rows = rows.zip(index.par_chunks_mut(row));
+                rows.for_each(|((i, y), index)| pool_row(g, i % g.y.h, x.of(i / g.y.h, lanes), y, Some(index)));
             }
+        }
+    });
+}
+
+widest! {
+    /// One row of maxima, with the winners' positions in their windows.
+    fn pool_row(g: &PoolGeom, oy: usize, x: &[f32], y: &mut [f32], index: Option<&mut [u8]>) {
+        let (c, mut index) = (g.y.c, index);
+        y.fill(f32::NEG_INFINITY);
+        if let Some(index) = &mut index {
+            index.fill(0);
+        }
+        for (ox, y) in y.chunks_exact_mut(c).enumerate() {
             for ky in inside(g, 0, oy, g.x.h) {
                 let iy = oy * g.window.stride[0] + ky - g.window.pad[0];
                 for kx in inside(g, 1, ox, g.x.w) {
                     let ix = ox * g.window.stride[1] + kx - g.window.pad[1];
                     let x = &x[(iy * g.x.w + ix) * c..][..c];
-                    let position = (ky * g.window.kernel[1] + kx) as u8;
+                    // A value that is no number wins, as in torch, so that it is not hidden.
+                    let wins = |x: f32, y: f32| (x > y) | x.is_nan();
                     match &mut index {
-                        // A value that is no number wins, as in torch, so that it is not hidden.
-                        None => y.iter_mut().zip(x).for_each(|(y, x)| *y = if *x > *y || x.is_nan() { *x } else { *y }),
+                        None => y.iter_mut().zip(x).for_each(|(y, x)| *y = if wins(*x, *y) { *x } else { *y }),
                         Some(index) => {
-                            for ((y, x), i) in y.iter_mut().zip(x).zip(index.iter_mut()) {
-                                if *x > *y || x.is_nan() {
-                                    (*y, *i) = (*x, position);
-                                }
+                            let position = (ky * g.window.kernel[1] + kx) as u8;
+                            let index = &mut index[ox * c..(ox + 1) * c];
+                            for ((y, x), i) in y.iter_mut().zip(x).zip(index) {
+                                let won = wins(*x, *y);
+                                (*y, *i) = (if won { *x } else { *y }, if won { position } else { *i });
                             }
                         }
                     }
                 }
             }
         }
-    };
-    workers.pool.install(|| {
-        let rows = y.data.par_chunks_mut(row).enumerate();
-        match index {
-            None => rows.for_each(|(i, y)| pool_row(i / g.y.h, i % g.y.h, y, None)),
-            Some(index) => {
-                let rows = rows.zip(index.par_chunks_mut(row));
-                rows.for_each(|((i, y), index)| pool_row(i / g.y.h, i % g.y.h, y, Some(index)));
+    }
+
+    /// Adds to a row of pixels what arrived at the windows that they won.
+    fn pool_row_back(g: &PoolGeom, iy: usize, winners: &[u8], dy: &[f32], dx: &mut [f32]) {
+        let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
+        let c = g.x.c;
+        for (oy, ky) in holding(iy, kh, sy, py, g.y.h) {
+            for (ix, dx) in dx.chunks_exact_mut(c).enumerate() {
+                for (ox, kx) in holding(ix, kw, sx, px, g.y.w) {
+                    let at = (oy * g.y.w + ox) * c;
+                    let position = (ky * kw + kx) as u8;
+                    let terms = dx.iter_mut().zip(&dy[at..at + c]).zip(&winners[at..at + c]);
+                    terms.for_each(|((dx, dy), w)| *dx += if *w == position { *dy } else { 0.0 });
+                }
             }
         }
-    });
+    }
 }
 
 /// Windows along an axis that hold pixel `p`, with the pixel's position in each.
@@ -71,23 +92,11 @@ pub(super) fn max_pool_back(
     base: Base<'_>,
     dx: Target<'_>,
 ) {
-    let (c, lanes) = (g.x.c, dx.lanes);
-    let ([kh, kw], [sy, sx], [py, px]) = (g.window.kernel, g.window.stride, g.window.pad);
-    dx.parts(workers, g.x.w * c, |b, start, dx| {
+    let (row, lanes) = (g.x.w * g.x.c, dx.lanes);
+    dx.parts(workers, row, |b, start, dx| {
         base.begin(b, lanes, start, dx);
-        let iy = start / (g.x.w * c);
         let winners = &winners[b / lanes * g.y.len()..][..g.y.len()];
-        let dy = dy.of(b, lanes);
-        for (oy, ky) in holding(iy, kh, sy, py, g.y.h) {
-            for (ix, dx) in dx.chunks_exact_mut(c).enumerate() {
-                for (ox, kx) in holding(ix, kw, sx, px, g.y.w) {
-                    let at = (oy * g.y.w + ox) * c;
-                    let position = (ky * kw + kx) as u8;
-                    let terms = dx.iter_mut().zip(&dy[at..at + c]).zip(&winners[at..at + c]);
-                    terms.for_each(|((dx, dy), w)| *dx += if *w == position { *dy } else { 0.0 });
-                }
-            }
-        }
+        pool_row_back(g, start / row, winners, dy.of(b, lanes), dx);
     });
 }
 
