@@ -35,6 +35,7 @@ pub struct Builder {
     batch: Option<usize>,
     closed_forms: bool,
     sharing: bool,
+    winograd: bool,
 }
 
 macro_rules! setters {
@@ -80,6 +81,8 @@ impl Builder {
         closed_forms: bool => closed_forms = closed_forms;
         /// Whether what neighbouring patches have in common is computed once (default). Off serves comparison.
         sharing: bool => sharing = sharing;
+        /// Whether 3×3 convolutions may go by Winograd's algorithm on the CPU (default). Off serves comparison.
+        winograd: bool => winograd = winograd;
     }
 
     /// Several explanation methods, in place of one. They share the forward pass.
@@ -120,6 +123,7 @@ impl Builder {
             batch: None,
             closed_forms: true,
             sharing: true,
+            winograd: true,
         }
     }
 
@@ -155,7 +159,7 @@ impl Builder {
             return Err(ErrorKind::Option { option: "batch", problem: "expected 1 or more, found 0".into() }.into());
         }
         let network = Arc::new(network);
-        let runner = Runner::new(&network, self.device, self.precision, threads)?;
+        let runner = Runner::new(&network, self.device, self.precision, threads, self.winograd)?;
         let budget = runner.budget(threads)?;
         Ok(Explainer {
             runner,

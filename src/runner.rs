@@ -43,7 +43,13 @@ macro_rules! on {
 impl Runner {
     /// # Errors
     /// When the device cannot be used or does not have the precision.
-    pub fn new(network: &Arc<Network>, device: Device, precision: Option<Precision>, threads: usize) -> Result<Self> {
+    pub fn new(
+        network: &Arc<Network>,
+        device: Device,
+        precision: Option<Precision>,
+        threads: usize,
+        winograd: bool,
+    ) -> Result<Self> {
         let graph = || Arc::new(network.graph.clone());
         #[cfg(feature = "cuda")]
         {
@@ -72,7 +78,7 @@ impl Runner {
             return Err(crate::device::missing());
         }
         Precision::F32.check(precision, Device::Cpu)?;
-        Ok(Self::Cpu(Box::new(Engine::new(network.clone(), Cpu::new(graph(), threads)?))))
+        Ok(Self::Cpu(Box::new(Engine::new(network.clone(), Cpu::new(graph(), threads)?.winograd(winograd)))))
     }
 
     /// # Errors

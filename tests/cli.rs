@@ -401,5 +401,6 @@ fn grids_are_aligned_on_request() {
     }
     let (patch, scaled) = (&release["patch"][0], &release["scaled"][0]);
     assert_eq!(release["factors"][0].as_f64(), Some(scaled.as_f64().unwrap() / patch.as_f64().unwrap()), "{release}");
+    fine(&place.run(&["explain", "photo.png", "--device", "cpu", "--no-shortcuts", "--emit", "npy"]));
     failed(&place.run(&["explain", "photo.png", "--grid-align", "--mode", "release"]), &["--grid-align", "--mode"]);
 }

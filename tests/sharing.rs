@@ -60,6 +60,26 @@ fn any_grid_gives_the_same_map() {
     }
 }
 
+/// Winograd's algorithm where it pays, and the sums as they are defined.
+#[test]
+fn winograd_changes_rounding_alone() {
+    let pixels = common::picture(96, 96, 5);
+    let frame = Frame::rgb(&pixels, 96, 96).expect("a frame");
+    for model in ["resnet18", "vgg16"] {
+        let map = |winograd: bool| {
+            let network = common::network(&common::tensors(model, 10, 4));
+            let builder = Explainer::with_network(network).method("grad-cam").winograd(winograd).size(96);
+            let mut explainer = builder.device(Device::Cpu).build().expect("an explainer");
+            let explanation = explainer.explain(&frame, &Target::Classes(vec![1])).expect("an explanation");
+            explanation.classes[0].map().data.clone()
+        };
+        let (with, without) = (map(true), map(false));
+        assert_ne!(with, without, "{model}: the switch does nothing");
+        let error = common::max_error(&common::to_f64(&with), &common::to_f64(&without));
+        assert!(error < common::tolerance::SAME_MAP, "{model}: maps differ by {error:.1e}");
+    }
+}
+
 /// Methods that need values of early layers in each patch, and what max pooling chose there.
 #[test]
 fn what_is_asked_for_is_still_there() {

@@ -28,6 +28,9 @@ pub fn builder(args: &Engine, both: bool) -> Result<(Builder, PathBuf)> {
     for (key, value) in &args.set {
         builder = builder.set(key, value);
     }
+    if args.no_shortcuts {
+        builder = builder.sharing(false).winograd(false).closed_forms(false);
+    }
     if let Some(model) = &args.model {
         builder = builder.model(model);
     }

@@ -60,6 +60,7 @@ impl Cpu {
     /// Prepares a convolution; returns the scratch memory that it needs, in elements: of each thread and of all together.
     pub(super) fn prepare_conv(&mut self, key: ConvKey) -> (usize, usize) {
         let ConvKey { g, weight, direction, samples } = key;
+        let winograd = self.winograd;
         let kernel = self.convs.entry(key).or_insert_with(|| {
             let phases = taps::phases(&g, direction);
             let (source, result) = match direction {
@@ -69,7 +70,7 @@ impl Cpu {
             let units = units(&phases, result.c);
             let way = if scatter::suits(direction, result) {
                 Way::Scattered
-            } else if tiled::suits(&g, weight, source, result, samples) {
+            } else if winograd && tiled::suits(&g, weight, source, result, samples) {
                 Way::Tiled
             } else {
                 Way::Gathered

@@ -57,6 +57,8 @@ pub struct Cpu {
     /// The working image, RGB.
     image: Vec<u8>,
     workers: Workers,
+    /// Whether convolutions may be computed by Winograd's algorithm.
+    winograd: bool,
 }
 
 /// Steps and the tables that they read.
@@ -116,7 +118,13 @@ impl Cpu {
         pool.broadcast(|_| matmul::warm_up());
         let workers = Workers { pool, scratch, transformed: Mutex::default() };
         let (convs, packed, vectors) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { graph, arena: vec![], convs, packed, vectors, photo: vec![], image: vec![], workers })
+        Ok(Self { graph, arena: vec![], convs, packed, vectors, photo: vec![], image: vec![], workers, winograd: true })
+    }
+
+    /// Whether 3×3 convolutions may go by Winograd's algorithm, as they do unless told otherwise.
+    #[must_use]
+    pub fn winograd(self, winograd: bool) -> Self {
+        Self { winograd, ..self }
     }
 
     fn linear_weight(&self, weight: &WeightRef) -> &[f32] {
