@@ -84,6 +84,7 @@ fn main() {
     let stages = [1, layers.len() / 4, layers.len() / 2, layers.len()];
     let originals = photos.each_ref().map(|photo| explain(&bytes, photo, &Target::Top(1)));
     let mut left = vec![vec![]; METHODS.len()];
+    let mut logits = [0.0; 2];
     for count in stages {
         let changed = randomised(&bytes, &layers[..count]);
         let explained: Vec<Explanation> = photos
@@ -91,6 +92,9 @@ fn main() {
             .zip(&originals)
             .map(|(photo, original)| explain(&changed, photo, &Target::Classes(vec![original.classes[0].class])))
             .collect();
+        // What `lrp` conserves.
+        let lrp = METHODS.iter().position(|m| m.name == "lrp").expect("the method");
+        logits = [0, 1].map(|photo| explained[photo].classes[lrp].map().data.iter().sum::<f32>());
         for (method, left) in left.iter_mut().enumerate() {
             let rank = |(a, b): (&Explanation, &Explanation)| {
                 spearman(&a.classes[method].map().data, &b.classes[method].map().data)
@@ -99,16 +103,21 @@ fn main() {
             left.push(ranks.iter().sum::<f64>() / ranks.len() as f64);
         }
     }
-    std::fs::write(RESULT, report(&stages, &left)).expect("the results' folder");
+    std::fs::write(RESULT, report(&stages, &left, logits)).expect("the results' folder");
 }
 
-fn report(stages: &[usize], left: &[Vec<f64>]) -> String {
+fn report(stages: &[usize], left: &[Vec<f64>], logits: [f32; 2]) -> String {
     let mut text = String::from("# Maps of randomised networks\n\n");
     text += "Written by `cargo bench --bench sanity`. Layers of the bundled VGG-16 get new weights from the top down; the table\n\
         gives Spearman's rank correlation of each method's plain map with that of the trained network, the mean over two\n\
-        photographs, after so many layers. A constant map correlates with nothing: 0.\n\n| method |";
+        photographs, after so many layers. A constant map correlates with nothing: 0.\n\n";
+    text += "Guided backpropagation outlives its weights, as Adebayo et al. found: it draws edges. Relevance has the sign of the\n\
+        class's logit, ";
+    write!(text, "in the end {:.3} and {:.3}", logits[0], logits[1]).expect("a string");
+    text += ": where that has turned, a map that hardly depends on the weights, since it follows\n\
+        positive terms alone, becomes its own opposite.\n\n| method |";
     stages.iter().for_each(|count| write!(text, " {count} |").expect("a string"));
-    text += &format!(" below {BOUND} |\n|---|{}---|\n", "---:|".repeat(stages.len()));
+    text += &format!(" magnitude below {BOUND} |\n|---|{}---|\n", "---:|".repeat(stages.len()));
     for (method, left) in METHODS.iter().zip(left) {
         write!(text, "| `{}` |", method.name).expect("a string");
         left.iter()
