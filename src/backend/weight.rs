@@ -74,12 +74,17 @@ impl WeightRef {
 
     /// The view of one weight `w` of an output channel.
     pub fn of(&self, param: &Param, output: usize, w: f32) -> f32 {
+        self.variant.of(self.turn(param, output) * w)
+    }
+
+    /// What weights of an output channel are multiplied by before their variant is taken: 1 or −1.
+    pub fn turn(&self, param: &Param, output: usize) -> f32 {
         let turned = match self.sign {
             WeightSign::Folded => false,
             WeightSign::Trained => param.norm.as_ref().is_some_and(|norm| norm.scale[output] < 0.0),
             WeightSign::Negated => true,
         };
-        self.variant.of(if turned { -w } else { w })
+        if turned { -1.0 } else { 1.0 }
     }
 }
 

@@ -7,8 +7,8 @@
 const SAMPLES: usize = 6;
 
 /// Dot products of dense rows `x` with the rows of `weight`, both of length `k`: `out[s·n + j]` is that of row s of `x` with
-/// row j of the n of `weight`. Always the same bits, however many rows there are.
-pub(super) type Dots = fn(k: usize, x: &[f32], weight: &[f32], out: &mut [f32]);
+/// row j of `weight`. Always the same bits, however many rows there are.
+pub(super) type Dots = fn(k: usize, x: &[f32], weight: &[f32], n: usize, out: &mut [f32]);
 
 /// The fastest version for this processor.
 pub(super) fn select() -> Dots {
@@ -16,11 +16,11 @@ pub(super) fn select() -> Dots {
     {
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has the extension, as just asked.
-            return |k, x, weight, out| unsafe { x86::avx512(k, x, weight, out) };
+            return |k, x, weight, n, out| unsafe { x86::avx512(k, x, weight, n, out) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: as above.
-            return |k, x, weight, out| unsafe { x86::avx2(k, x, weight, out) };
+            return |k, x, weight, n, out| unsafe { x86::avx2(k, x, weight, n, out) };
         }
     }
     portable
@@ -33,13 +33,14 @@ fn tiles(
     [k, rows]: [usize; 2],
     x: &[f32],
     weight: &[f32],
+    n: usize,
     out: &mut [f32],
     mut tile: impl FnMut(usize, usize, &[f32], &[f32], &mut [f32]),
 ) {
-    let (count, n) = (x.len() / k, weight.len() / k);
+    let count = x.len() / k;
     for (sample, samples) in parts(count, SAMPLES) {
         let (x, out) = (&x[sample * k..(sample + samples) * k], &mut out[sample * n..]);
-        for (row, rows) in parts(n, rows) {
+        for (row, rows) in parts(weight.len() / k, rows) {
             tile(samples, rows, x, &weight[row * k..(row + rows) * k], &mut out[row..]);
         }
     }
@@ -52,10 +53,9 @@ fn parts(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Each product is summed lane by lane along the row, then over the lanes, then the rest.
-fn portable(k: usize, x: &[f32], weight: &[f32], out: &mut [f32]) {
+fn portable(k: usize, x: &[f32], weight: &[f32], n: usize, out: &mut [f32]) {
     const LANES: usize = 8;
-    let n = weight.len() / k;
-    tiles([k, 1], x, weight, out, |_, _, x, weight, out| {
+    tiles([k, 1], x, weight, n, out, |_, _, x, weight, out| {
         for (s, x) in x.chunks_exact(k).enumerate() {
             let mut sums = [0.0_f32; LANES];
             let (x, w) = (x.as_chunks::<LANES>(), weight.as_chunks::<LANES>());
@@ -110,9 +110,8 @@ mod x86 {
     kernel!(rows256, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
 
     #[target_feature(enable = "avx512f")]
-    pub fn avx512(k: usize, x: &[f32], weight: &[f32], out: &mut [f32]) {
-        let n = weight.len() / k;
-        tiles([k, 4], x, weight, out, |samples, rows, x, weight, out| match (samples, rows) {
+    pub fn avx512(k: usize, x: &[f32], weight: &[f32], n: usize, out: &mut [f32]) {
+        tiles([k, 4], x, weight, n, out, |samples, rows, x, weight, out| match (samples, rows) {
             (SAMPLES, 4) => rows512::<SAMPLES, 4>(k, n, x, weight, out),
             (SAMPLES, _) => rows512::<SAMPLES, 1>(k, n, x, weight, out),
             (_, 4) => rows512::<1, 4>(k, n, x, weight, out),
@@ -121,9 +120,8 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn avx2(k: usize, x: &[f32], weight: &[f32], out: &mut [f32]) {
-        let n = weight.len() / k;
-        tiles([k, 2], x, weight, out, |samples, rows, x, weight, out| match (samples, rows) {
+    pub fn avx2(k: usize, x: &[f32], weight: &[f32], n: usize, out: &mut [f32]) {
+        tiles([k, 2], x, weight, n, out, |samples, rows, x, weight, out| match (samples, rows) {
             (SAMPLES, 2) => rows256::<SAMPLES, 2>(k, n, x, weight, out),
             (SAMPLES, _) => rows256::<SAMPLES, 1>(k, n, x, weight, out),
             (_, 2) => rows256::<1, 2>(k, n, x, weight, out),
@@ -146,7 +144,7 @@ mod tests {
             for version in [select(), portable] {
                 let product = |x: &[f32], weight: &[f32]| {
                     let mut out = vec![f32::NAN; x.len() / k * (weight.len() / k)];
-                    version(k, x, weight, &mut out);
+                    version(k, x, weight, weight.len() / k, &mut out);
                     out
                 };
                 for (at, found) in product(&x, &weight).iter().enumerate() {

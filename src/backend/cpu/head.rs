@@ -1,5 +1,6 @@
 //! The network's head: probabilities, classes, and where walks down start.
 
+use super::linear::Weight;
 use super::{Target, View};
 use crate::backend::Seed;
 
@@ -103,10 +104,10 @@ pub(super) fn shares(bias: &[f32], q: View<'_>, classes: View<'_>, y: Target<'_>
     }
 }
 
-pub(super) fn class_row(weight: &[f32], classes: View<'_>, scale: f32, y: Target<'_>) {
+pub(super) fn class_row(weight: Weight<'_>, classes: View<'_>, scale: f32, y: Target<'_>) {
     let lanes = y.lanes;
     for (b, y) in y.data.chunks_exact_mut(y.len).enumerate() {
-        let row = &weight[class(classes, b % lanes) * y.len()..][..y.len()];
-        y.iter_mut().zip(row).for_each(|(y, w)| *y = w * scale);
+        weight.copy(class(classes, b % lanes), 0..y.len(), y);
+        y.iter_mut().for_each(|y| *y *= scale);
     }
 }

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rayon::prelude::*;
 
 use super::taps::Direction;
-use super::{Backend, Ceilings, Dtype, Instr, Pass, Slot, Step, Storage, Tables, Vector, WeightRef};
+use super::{Backend, Ceilings, Dtype, Instr, Pass, Slot, Step, Storage, Tables, Vector};
 use crate::error::{ErrorKind, Result};
 use crate::frame::{Frame, Working, rgb};
 use crate::net::{Graph, ParamId};
@@ -45,12 +45,11 @@ use operands::{Base, Operands, Shared, Target, View};
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// The CPU backend: the arena, a thread pool and the weights in the layouts that its kernels read.
+/// The CPU backend: the arena, a thread pool and the convolutions that are prepared.
 pub struct Cpu {
     graph: Arc<Graph>,
     arena: Vec<Line>,
     convs: HashMap<ConvKey, ConvKernel>,
-    packed: HashMap<(WeightRef, Direction), Arc<[f32]>>,
     vectors: HashMap<(ParamId, Vector), Box<[f32]>>,
     /// The frame, RGB, where an overlay will need it.
     photo: Vec<u8>,
@@ -117,21 +116,14 @@ impl Cpu {
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         pool.broadcast(|_| matmul::warm_up());
         let workers = Workers { pool, scratch, transformed: Mutex::default() };
-        let (convs, packed, vectors) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { graph, arena: vec![], convs, packed, vectors, photo: vec![], image: vec![], workers, winograd: true })
+        let (convs, vectors) = (HashMap::new(), HashMap::new());
+        Ok(Self { graph, arena: vec![], convs, vectors, photo: vec![], image: vec![], workers, winograd: true })
     }
 
     /// Whether 3×3 convolutions may go by Winograd's algorithm, as they do unless told otherwise.
     #[must_use]
     pub fn winograd(self, winograd: bool) -> Self {
         Self { winograd, ..self }
-    }
-
-    fn linear_weight(&self, weight: &WeightRef) -> &[f32] {
-        match self.packed.get(&(*weight, Direction::Forward)) {
-            Some(variant) => variant,
-            None => &self.graph.param(weight.param).weight,
-        }
     }
 }
 
@@ -171,14 +163,7 @@ impl Backend for Cpu {
             let need = match &step.instr {
                 Instr::Conv { g, w, .. } => conv(self, *g, *w, Direction::Forward),
                 Instr::ConvBack { g, w, .. } => conv(self, *g, *w, Direction::Backward),
-                Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => {
-                    let param = self.graph.param(w.param);
-                    if !w.is_plain() {
-                        let values = || param.weight.iter().enumerate().map(|(i, v)| w.of(param, i / param.inputs, *v));
-                        self.packed.entry((*w, Direction::Forward)).or_insert_with(|| values().collect());
-                    }
-                    linear::scratch(param)
-                }
+                Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => linear::scratch(self.graph.param(w.param), *w),
                 Instr::Correlate { g, .. } | Instr::ConvBy { g, .. } | Instr::ConvBackBy { g, .. } => {
                     correlate::scratch(g)
                 }
@@ -243,9 +228,8 @@ impl Backend for Cpu {
         let floats = |n: usize| (n * size_of::<f32>()) as u64;
         let memories = self.workers.scratch.iter().chain([&self.workers.transformed]);
         let scratch: usize = memories.map(|memory| locked(memory).len()).sum();
-        let packed: usize = self.packed.values().map(|weight| weight.len()).sum();
         let pictures = self.photo.len() + self.image.len();
-        floats(scratch + packed) + (std::mem::size_of_val(self.arena.as_slice()) + pictures) as u64
+        floats(scratch) + (std::mem::size_of_val(self.arena.as_slice()) + pictures) as u64
     }
 
     fn ceilings(&mut self) -> Result<Ceilings> {

@@ -1,10 +1,11 @@
 //! From instructions to the functions that compute them.
 
 use super::conv::ConvKey;
+use super::linear::Weight;
 use super::operands::{Base, Operands};
 use super::{Batch, Cpu, correlate, elementwise, head, layers, linear, maps, noise, reduce, resample, resize};
 use crate::backend::taps::Direction;
-use crate::backend::{Instr, Slot, rectify};
+use crate::backend::{Instr, Slot, WeightRef, rectify};
 
 impl Cpu {
     /// Runs one instruction on a batch.
@@ -40,6 +41,7 @@ impl Cpu {
                 }
             };
         }
+        let linear_weight = |view: &WeightRef| Weight { param: self.graph.param(view.param), view: *view };
         match instr {
             Instr::Unfold { y, .. } => resample::unfold(w, batch, target!(y)),
             Instr::Conv { g, w: weight, bias, x, add, relu, y } => {
@@ -61,10 +63,10 @@ impl Cpu {
             Instr::Linear { w: weight, bias, x, add, relu, y } => {
                 let param = self.graph.param(weight.param);
                 let bias = bias.map(|v| (param.bias.as_slice(), v));
-                linear::forward(w, self.linear_weight(weight), view!(x), bias, base!(add, y), *relu, target!(y));
+                linear::forward(w, linear_weight(weight), view!(x), bias, base!(add, y), *relu, target!(y));
             }
             Instr::LinearBack { w: weight, dy, mul, add, dx } => {
-                linear::backward(w, self.linear_weight(weight), view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
+                linear::backward(w, linear_weight(weight), view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
             }
             Instr::MaxPool { g, x, y, index } => {
                 // SAFETY: operands and other results of this instruction lie elsewhere.
@@ -133,7 +135,7 @@ impl Cpu {
             }
             Instr::PixelSum { x, channels, scale, y } => reduce::pixel_sum(w, *channels, *scale, view!(x), target!(y)),
             Instr::ClassRow { w: weight, classes, scale, y } => {
-                head::class_row(self.linear_weight(weight), view!(classes), *scale, target!(y));
+                head::class_row(linear_weight(weight), view!(classes), *scale, target!(y));
             }
             Instr::ChannelSum { x, channels, weights, y } => {
                 reduce::channel_sum(w, *channels, view!(x), view_opt!(weights), target!(y));

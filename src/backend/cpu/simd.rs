@@ -16,6 +16,8 @@ pub(super) trait Register: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn times(self, factor: f32) -> Self;
+    /// `self + factor·other`, rounded once where the processor can.
+    fn plus(self, factor: f32, other: Self) -> Self;
 }
 
 /// Any processor: compilers make registers of 128 bits of it, which nearly all have.
@@ -51,6 +53,11 @@ impl Register for [f32; 4] {
     fn times(self, factor: f32) -> Self {
         [self[0] * factor, self[1] * factor, self[2] * factor, self[3] * factor]
     }
+
+    #[inline(always)]
+    fn plus(self, factor: f32, b: Self) -> Self {
+        self.add(b.times(factor))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -60,7 +67,7 @@ mod x86 {
     use super::Register;
 
     macro_rules! register {
-        ($type:ident, $count:literal, $zero:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $set:ident) => {
+        ($type:ident, $count:literal, $zero:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $set:ident, $fma:ident) => {
             // SAFETY of all: code with these registers is part of functions compiled for them, which run only where the
             // processor has them; loads and stores are in bounds, as asserted.
             impl Register for $type {
@@ -103,19 +110,33 @@ mod x86 {
                     // SAFETY: as above.
                     unsafe { $mul(self, $set(factor)) }
                 }
+
+                #[inline(always)]
+                fn plus(self, factor: f32, other: Self) -> Self {
+                    // SAFETY: as above.
+                    unsafe { $fma($set(factor), other, self) }
+                }
             }
         };
     }
 
     #[rustfmt::skip]
-    register!(__m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_set1_ps);
+    register!(__m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_fmadd_ps);
     #[rustfmt::skip]
-    register!(__m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_set1_ps);
+    register!(__m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_fmadd_ps);
 }
 
 /// Numbers of neighbouring channels.
 #[derive(Clone, Copy)]
 pub(super) struct Lanes<R>(pub R);
+
+impl<R: Register> Lanes<R> {
+    /// `self + factor·other`
+    #[inline(always)]
+    pub fn plus(self, factor: f32, other: Self) -> Self {
+        Self(self.0.plus(factor, other.0))
+    }
+}
 
 impl<R: Register> Add for Lanes<R> {
     type Output = Self;

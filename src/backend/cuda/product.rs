@@ -54,7 +54,18 @@ pub(super) fn kind(product: &Product<'_>, linear: bool) -> Option<Kind> {
 /// A linear layer as a convolution of a single pixel.
 pub(super) fn point(source: Shape) -> Phase {
     let one = [1, 1];
-    Phase { origin: [0, 0], step: one, h: 1, w: 1, stride: one, first: [0, 0], taps: one, positions: vec![0], weight: 0, depth: source.c }
+    Phase {
+        origin: [0, 0],
+        step: one,
+        h: 1,
+        w: 1,
+        stride: one,
+        first: [0, 0],
+        taps: one,
+        positions: vec![0],
+        weight: 0,
+        depth: source.c,
+    }
 }
 
 /// Operands of an input-gradient.
