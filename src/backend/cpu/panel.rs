@@ -1,13 +1,17 @@
 //! Products of a matrix and a panel of [`PANEL`] columns, on one thread.
 //!
-//! Every element of a result is one chain of multiply-adds over k, whatever its row is and whatever the other rows are:
-//! the same bits come out however rows are grouped into products. General libraries do not promise that.
+//! Every element of a result is a sum of chains of [`CHAIN`] multiply-adds, in the order of k, whatever its row is and
+//! whatever the other rows are: the same bits come out however rows are grouped into products. General libraries do not
+//! promise that. One long chain would round less well.
 
 /// Columns of a panel.
 pub(super) use crate::net::PANEL;
 
 /// Rows that are multiplied at once; other numbers work as well, a little slower.
 pub(super) const ROWS: usize = 12;
+
+/// Terms that are summed by themselves.
+const CHAIN: usize = 256;
 
 /// Rows of a matrix, which begin `stride` elements apart.
 #[derive(Clone, Copy)]
@@ -60,10 +64,14 @@ fn by_rows(
 
 fn portable(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
     by_rows(m, a, c, &[1], |_, a, c| {
-        let sums = &mut c.data[..PANEL];
-        sums.fill(0.0);
-        for (a, b) in a.data[..k].iter().zip(b.chunks_exact(PANEL)) {
-            sums.iter_mut().zip(b).for_each(|(c, b)| *c += a * b);
+        let c = &mut c.data[..PANEL];
+        c.fill(0.0);
+        for (a, b) in a.data[..k].chunks(CHAIN).zip(b.chunks(CHAIN * PANEL)) {
+            let mut sums = [0.0; PANEL];
+            for (a, b) in a.iter().zip(b.chunks_exact(PANEL)) {
+                sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+            }
+            c.iter_mut().zip(sums).for_each(|(c, sum)| *c += sum);
         }
     });
 }
@@ -72,29 +80,40 @@ fn portable(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{PANEL, ROWS, Rows, RowsMut, by_rows};
+    use super::{CHAIN, PANEL, ROWS, Rows, RowsMut, by_rows};
 
     /// A kernel of `R` rows and two registers of columns, the columns beginning at `$from`.
     macro_rules! kernel {
-        ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $set:ident, $fma:ident, $store:ident) => {
+        ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $set:ident, $fma:ident, $add:ident, $store:ident) => {
             #[target_feature(enable = $feature)]
             fn $name<const R: usize>(k: usize, from: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
                 assert!(a.data.len() >= (R - 1) * a.stride + k && b.len() >= k * PANEL);
                 assert!(c.data.len() >= (R - 1) * c.stride + PANEL && from + 2 * $lanes <= PANEL);
-                let mut sums = [[$zero(); 2]; R];
-                for j in 0..k {
-                    // SAFETY: columns `from..from + 2·lanes` of row j of the panel.
-                    let [b0, b1] = [0, $lanes].map(|at| unsafe { $load(b.as_ptr().add(j * PANEL + from + at)) });
-                    for (i, sums) in sums.iter_mut().enumerate() {
-                        // SAFETY: row i < R and column j < k of `a`.
-                        let x = $set(unsafe { *a.data.get_unchecked(i * a.stride + j) });
-                        *sums = [$fma(x, b0, sums[0]), $fma(x, b1, sums[1])];
+                let mut first = 0;
+                loop {
+                    let last = (first + CHAIN).min(k);
+                    let mut sums = [[$zero(); 2]; R];
+                    for j in first..last {
+                        // SAFETY: columns `from..from + 2·lanes` of row j of the panel.
+                        let [b0, b1] = [0, $lanes].map(|at| unsafe { $load(b.as_ptr().add(j * PANEL + from + at)) });
+                        for (i, sums) in sums.iter_mut().enumerate() {
+                            // SAFETY: row i < R and column j < k of `a`.
+                            let x = $set(unsafe { *a.data.get_unchecked(i * a.stride + j) });
+                            *sums = [$fma(x, b0, sums[0]), $fma(x, b1, sums[1])];
+                        }
                     }
-                }
-                for (i, sums) in sums.into_iter().enumerate() {
-                    for (v, sum) in sums.into_iter().enumerate() {
-                        // SAFETY: columns `from..from + 2·lanes` of row i of the result.
-                        unsafe { $store(c.data.as_mut_ptr().add(i * c.stride + from + v * $lanes), sum) };
+                    for (i, sums) in sums.into_iter().enumerate() {
+                        for (v, sum) in sums.into_iter().enumerate() {
+                            // SAFETY: columns `from..from + 2·lanes` of row i of the result.
+                            unsafe {
+                                let c = c.data.as_mut_ptr().add(i * c.stride + from + v * $lanes);
+                                $store(c, if first == 0 { sum } else { $add($load(c), sum) });
+                            }
+                        }
+                    }
+                    first = last;
+                    if first == k {
+                        break;
                     }
                 }
             }
@@ -102,9 +121,9 @@ mod x86 {
     }
 
     #[rustfmt::skip]
-    kernel!(rows512, "avx512f", 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps);
+    kernel!(rows512, "avx512f", 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_storeu_ps);
     #[rustfmt::skip]
-    kernel!(rows256, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
+    kernel!(rows256, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_storeu_ps);
 
     #[target_feature(enable = "avx512f")]
     pub fn avx512(m: usize, k: usize, a: Rows<'_>, b: &[f32], c: RowsMut<'_>) {
@@ -139,7 +158,7 @@ mod tests {
     #[test]
     fn products() {
         let number = |i: usize| ((i * 7919) % 1009) as f32 / 504.5 - 1.0;
-        for (m, k) in [(1, 1), (5, 7), (12, 64), (31, 33), (60, 200)] {
+        for (m, k) in [(1, 1), (5, 7), (12, 64), (31, 33), (60, 200), (13, 600)] {
             let a: Vec<f32> = (0..m * k).map(number).collect();
             let b: Vec<f32> = (0..k * PANEL).map(|i| number(i + 31)).collect();
             let sum =

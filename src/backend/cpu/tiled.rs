@@ -17,7 +17,7 @@ use crate::net::{Param, Shape, Window};
 /// exactly zero is so only when it is formed term by term.
 pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shape, samples: usize) -> bool {
     /// Multiplications that take as long as transforming a weight.
-    const TRANSFORM: usize = 1100;
+    const TRANSFORM: usize = 2000;
     let Window { kernel, stride, .. } = g.window;
     let tiles = samples * result.h.div_ceil(TILE) * result.w.div_ceil(TILE);
     let fewer = PAIRS * tiles + TRANSFORM <= 9 * samples * result.h * result.w;
