@@ -1,9 +1,9 @@
 //! Excitation backprop, marginal and contrastive: MWP and cMWP (`methods.md` 5).
 
-use super::lrp::seed;
+use super::lrp::{down, seed};
 use super::{Job, Kind, RawMap, Setting, Settings};
 use crate::backend::{Divisor, Instr, Seed, Unary, WeightSign};
-use crate::engine::{Composite, Reg, Rule, Writer, walk_down};
+use crate::engine::{Composite, Reg, Rule, Writer};
 use crate::net::NodeId;
 
 /// What can be set about excitation backprop.
@@ -49,13 +49,6 @@ fn rules(settings: &Settings) -> Composite {
     match settings.flag("clamp_inputs") {
         true => Composite { add: Rule::SharePositive(Divisor::NonZero), ..rules },
         false => rules,
-    }
-}
-
-fn down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &Composite) -> Reg {
-    match walk_down(w, from, stop, rules).at(stop) {
-        Some(p) => p,
-        None => unreachable!("the last layer reads what follows from every layer with rows and columns"),
     }
 }
 
