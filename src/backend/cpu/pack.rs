@@ -19,8 +19,12 @@ pub(super) fn pack(param: &Param, phase: &Phase, w: WeightRef, direction: Direct
             }
         }
         (Direction::Backward, WeightSign::Folded, Variant::Plain) => turn(param, phase, panel, out, |_, v| v),
-        (Direction::Backward, WeightSign::Folded, Variant::Positive) => turn(param, phase, panel, out, |_, v| v.max(0.0)),
-        (Direction::Backward, WeightSign::Folded, Variant::Negative) => turn(param, phase, panel, out, |_, v| v.min(0.0)),
+        (Direction::Backward, WeightSign::Folded, Variant::Positive) => {
+            turn(param, phase, panel, out, |_, v| v.max(0.0))
+        }
+        (Direction::Backward, WeightSign::Folded, Variant::Negative) => {
+            turn(param, phase, panel, out, |_, v| v.min(0.0))
+        }
         (Direction::Backward, ..) => turn(param, phase, panel, out, |oc, v| w.of(param, oc, v)),
     }
 }
