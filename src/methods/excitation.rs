@@ -28,11 +28,12 @@ pub(super) fn mwp(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
 }
 
 /// The same less that of a walk from the class's negated weights, taken away where the last layer reads. What remains
-/// positive shows.
+/// positive shows. As much of the difference is negative as is positive, and little of it may be left at the layer: less
+/// than what products that round would add.
 pub(super) fn cmwp(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let output = w.graph.output();
     let contrast = w.graph.node(output).inputs[0];
-    let rules = rules(job.settings);
+    let rules = Composite { exact: true, ..rules(job.settings) };
     let negated = Composite { negated: Some(output), ..rules.clone() };
     let start = seed(w, job, Seed::One, None);
     let [p, q] = [&rules, &negated].map(|rules| down(w, (output, start), contrast, rules));
