@@ -81,7 +81,7 @@ fn convolutions(c: &mut Criterion) {
             let macs = g.y.len() * g.x.c * window.kernel[0] * window.kernel[1] * BATCH;
             let w = WeightRef::plain(param);
             let forward = Instr::Conv { g, w, bias: Some(Variant::Plain), x, add: None, relu: true, y };
-            let back = Instr::ConvBack { g, w, dy: y, mul: None, add: None, dx: x };
+            let back = Instr::ConvBack { g, w, exact: false, dy: y, mul: None, add: None, dx: x };
             for (instr, direction) in [(forward, "forward"), (back, "backward")] {
                 let (group, id) = (format!("conv/{name}"), format!("{}/{direction}", node.name));
                 let work = Throughput::Elements(2 * macs as u64);

@@ -13,10 +13,12 @@
 #include "common.cuh"
 
 // One instantiation. X: type of x. M, N, K: tile. WARPS_M × WARPS_N warps share the tile. VECTOR: elements of x that
-// one copy gathers; xc is a multiple of it.
-template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_> struct Tile {
+// one copy gathers; xc is a multiple of it. SPLIT: a float of x is read as the sum of so many
+// numbers of tf32.
+template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_, int SPLIT_ = 1>
+struct Tile {
     using X = X_;
-    static constexpr int M = M_, N = N_, K = K_, STAGES = STAGES_, WARPS_N = WARPS_N_, VECTOR = VECTOR_;
+    static constexpr int M = M_, N = N_, K = K_, STAGES = STAGES_, WARPS_N = WARPS_N_, VECTOR = VECTOR_, SPLIT = SPLIT_;
     static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
     static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
     static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
@@ -179,14 +181,21 @@ DEVICE void multiply(const unsigned char* stage, int warp_m, int warp_n,
         }
 #pragma unroll
         for (int part = 0; part < (TF32 ? 2 : 1); part++) {
-            unsigned x[TILES_M][4];
+            unsigned x[T::SPLIT][TILES_M][4];
 #pragma unroll
             for (int i = 0; i < TILES_M; i++) {
                 const int k_at = k * static_cast<int>(sizeof(typename T::X)) + part * 32;
-                ldmatrix_x4(x[i], stage + i * T::A_CHUNKS * 256 + (x_at ^ k_at));
+                ldmatrix_x4(x[0][i], stage + i * T::A_CHUNKS * 256 + (x_at ^ k_at));
                 if constexpr (TF32) {
 #pragma unroll
-                    for (int e = 0; e < 4; e++) x[i][e] = round_tf32(x[i][e]);
+                    for (int e = 0; e < 4; e++) {
+                        float rest = __uint_as_float(x[0][i][e]);
+#pragma unroll
+                        for (int s = 0; s < T::SPLIT; s++) {
+                            x[s][i][e] = round_tf32(__float_as_uint(rest));
+                            rest -= __uint_as_float(x[s][i][e]);
+                        }
+                    }
                 }
             }
 #pragma unroll
@@ -194,11 +203,14 @@ DEVICE void multiply(const unsigned char* stage, int warp_m, int warp_n,
                 if constexpr (TF32) {
                     const uint2 pair = widened(w[j / 2][j % 2 * 2 + part]);
 #pragma unroll
-                    for (int i = 0; i < TILES_M; i++) mma_tf32(sum[i][j], x[i], pair.x, pair.y);
+                    for (int s = 0; s < T::SPLIT; s++) {
+#pragma unroll
+                        for (int i = 0; i < TILES_M; i++) mma_tf32(sum[i][j], x[s][i], pair.x, pair.y);
+                    }
                 } else {
 #pragma unroll
                     for (int i = 0; i < TILES_M; i++) {
-                        mma_f16(sum[i][j], x[i], w[j / 2][j % 2 * 2], w[j / 2][j % 2 * 2 + 1]);
+                        mma_f16(sum[i][j], x[0][i], w[j / 2][j % 2 * 2], w[j / 2][j % 2 * 2 + 1]);
                     }
                 }
             }

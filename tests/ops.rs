@@ -46,21 +46,26 @@ fn conv(h: usize, w: usize, c: usize, outputs: usize, window: Window, all: bool)
         let mut operands = vec![Operand::random(2, lanes, y_len)];
         // The factor is an activation of one lane, shared by all classes.
         operands.extend((i > 0).then(|| Operand::random(3, 1, x_len)));
-        Case {
-            name: format!("backward {name} {lanes} lanes"),
-            graph: graph.clone(),
-            operands,
-            len: x_len,
-            lanes,
-            add,
-            relu: false,
-            write: &|o, add, dx| Instr::ConvBack { g, w: weight(variant), dy: o[0], mul: o.get(1).copied(), add, dx },
-            oracle: &|o| {
-                let dx = oracle::conv_back(o[0], size, &part_w, outputs, &window);
-                o.get(1).map_or(dx.clone(), |mul| oracle::product(&dx, mul))
-            },
+        for exact in if all { &[false, true][..] } else { &[false] } {
+            Case {
+                name: format!("backward {name} {lanes} lanes, exact: {exact}"),
+                graph: graph.clone(),
+                operands: operands.clone(),
+                len: x_len,
+                lanes,
+                add,
+                relu: false,
+                write: &|o, add, dx| {
+                    let mul = o.get(1).copied();
+                    Instr::ConvBack { g, w: weight(variant), exact: *exact, dy: o[0], mul, add, dx }
+                },
+                oracle: &|o| {
+                    let dx = oracle::conv_back(o[0], size, &part_w, outputs, &window);
+                    o.get(1).map_or(dx.clone(), |mul| oracle::product(&dx, mul))
+                },
+            }
+            .check();
         }
-        .check();
     }
 }
 
@@ -145,27 +150,26 @@ fn linear_layers() {
             let lanes = 1 + i;
             let mut operands = vec![Operand::random(2, lanes, outputs)];
             operands.extend((i > 0).then(|| Operand::random(3, 1, inputs)));
-            Case {
-                name: format!("backward {name}"),
-                graph: graph.clone(),
-                operands,
-                len: inputs,
-                lanes,
-                add,
-                relu: false,
-                write: &|o, add, dx| Instr::LinearBack {
-                    w: weight(variant),
-                    dy: o[0],
-                    mul: o.get(1).copied(),
+            for exact in [false, true] {
+                Case {
+                    name: format!("backward {name}, exact: {exact}"),
+                    graph: graph.clone(),
+                    operands: operands.clone(),
+                    len: inputs,
+                    lanes,
                     add,
-                    dx,
-                },
-                oracle: &|o| {
-                    let dx = oracle::linear_back(o[0], &part_w);
-                    o.get(1).map_or(dx.clone(), |mul| oracle::product(&dx, mul))
-                },
+                    relu: false,
+                    write: &|o, add, dx| {
+                        let mul = o.get(1).copied();
+                        Instr::LinearBack { w: weight(variant), exact, dy: o[0], mul, add, dx }
+                    },
+                    oracle: &|o| {
+                        let dx = oracle::linear_back(o[0], &part_w);
+                        o.get(1).map_or(dx.clone(), |mul| oracle::product(&dx, mul))
+                    },
+                }
+                .check();
             }
-            .check();
         }
     }
 }

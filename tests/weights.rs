@@ -101,7 +101,7 @@ fn views_of_convolutions() {
             "backward",
             g.x.len(),
             g.y.len(),
-            &|o, add, dx| Instr::ConvBack { g, w, dy: o[0], mul: None, add, dx },
+            &|o, add, dx| Instr::ConvBack { g, w, exact: false, dy: o[0], mul: None, add, dx },
             &|o| oracle::conv_back(o[0], size, &viewed, OUTPUTS, &square),
         );
     }
@@ -124,7 +124,7 @@ fn views_of_linear_layers() {
             };
             let write = &|o: &[_], add, y| Instr::Linear { w, bias: None, x: o[0], add, relu: false, y };
             case("linear", outputs, inputs, write, &|o| oracle::linear(o[0], &viewed));
-            let write = &|o: &[_], add, dx| Instr::LinearBack { w, dy: o[0], mul: None, add, dx };
+            let write = &|o: &[_], add, dx| Instr::LinearBack { w, exact: false, dy: o[0], mul: None, add, dx };
             case("backward", inputs, outputs, write, &|o| oracle::linear_back(o[0], &viewed));
         }
     }

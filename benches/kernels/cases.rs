@@ -105,6 +105,7 @@ impl List {
             self.add(PRODUCT, &format!("{name} to {}", g.x.c), g.y, FEW, |m, len| Instr::ConvBack {
                 g,
                 w,
+                exact: false,
                 dy: m.float(len),
                 mul: None,
                 add: None,
@@ -122,6 +123,7 @@ impl List {
         });
         self.add(PRODUCT, &format!("{name} to {inputs}"), to, all, |m, len| Instr::LinearBack {
             w,
+            exact: false,
             dy: m.float(len),
             mul: None,
             add: None,

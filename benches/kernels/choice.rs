@@ -8,9 +8,10 @@ mod conv;
 pub mod taps;
 
 use ucag::backend::cuda::args;
-use ucag::backend::{ConvGeom, Instr, Slot, Variant, WeightRef};
+use ucag::backend::{ConvGeom, Instr, Slot, WeightRef};
 use ucag::net::Window;
 
+use conv::Read;
 use taps::Direction;
 
 /// What of a device matters to the choice.
@@ -39,24 +40,28 @@ mod kernels {
 /// The name that stands for products by cuBLASLt.
 pub const LIBRARY: &str = "cublaslt";
 
+fn down(exact: bool) -> Read {
+    if exact { Read::Tf32Twice } else { Read::Tf32 }
+}
+
 /// What `src/backend/cuda/lower.rs` launches for a product; of several launches the first, which is the largest.
 pub fn product(instr: &Instr<Slot>, samples: usize, limits: Limits) -> Option<&'static str> {
     let limits = conv::Limits { multiprocessors: limits.multiprocessors, shared: limits.shared };
     let whole = |inputs: usize, outputs: usize| inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
-    let choose = |half, pixels, inputs, outputs| conv::choose(half, samples * pixels, inputs, outputs, limits).0.name;
+    let choose = |read, pixels, inputs, outputs| conv::choose(read, samples * pixels, inputs, outputs, limits).0.name;
     Some(match instr {
         Instr::Conv { g, .. } if g.window == Window::square(1, 1, 0) && whole(g.x.c, g.y.c) => LIBRARY,
         Instr::Conv { g, .. } => match &taps::phases(g, Direction::Forward)[0] {
             phase if conv::is_stem(phase, g.x, g.y) => conv::STEM.name,
-            phase => choose(true, phase.h * phase.w, g.x.c, g.y.c),
+            phase => choose(Read::F16, phase.h * phase.w, g.x.c, g.y.c),
         },
-        Instr::ConvBack { g, .. } => {
+        Instr::ConvBack { g, exact, .. } => {
             let phase = &taps::phases(g, Direction::Backward)[0];
-            choose(false, phase.h * phase.w, g.y.c, g.x.c)
+            choose(down(*exact), phase.h * phase.w, g.y.c, g.x.c)
         }
         Instr::Linear { x, y, .. } if whole(x.len, y.len) => LIBRARY,
-        Instr::Linear { x, y, .. } => choose(true, 1, x.len, y.len),
-        Instr::LinearBack { dy, dx, .. } => choose(false, 1, dy.len, dx.len),
+        Instr::Linear { x, y, .. } => choose(Read::F16, 1, x.len, y.len),
+        Instr::LinearBack { exact, dy, dx, .. } => choose(down(*exact), 1, dy.len, dx.len),
         _ => return None,
     })
 }

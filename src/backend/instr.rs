@@ -107,12 +107,12 @@ pub enum Instr<R> {
     Unfold { image: (usize, usize), y: R },
     /// `y = relu?(w*x + bias + add)`
     Conv { g: ConvGeom, w: WeightRef, bias: Option<Variant>, x: R, add: Option<R>, relu: bool, y: R },
-    /// `dx = mul ⊙ (wᵀ*dy) + add`
-    ConvBack { g: ConvGeom, w: WeightRef, dy: R, mul: Option<R>, add: Option<R>, dx: R },
+    /// `dx = mul ⊙ (wᵀ*dy) + add`; `exact`: a device that rounds `dy` keeps 23 bits of it.
+    ConvBack { g: ConvGeom, w: WeightRef, exact: bool, dy: R, mul: Option<R>, add: Option<R>, dx: R },
     /// `y = relu?(W·x + bias + add)`
     Linear { w: WeightRef, bias: Option<Variant>, x: R, add: Option<R>, relu: bool, y: R },
-    /// `dx = mul ⊙ (Wᵀ·dy) + add`
-    LinearBack { w: WeightRef, dy: R, mul: Option<R>, add: Option<R>, dx: R },
+    /// `dx = mul ⊙ (Wᵀ·dy) + add`; `exact` as of `ConvBack`.
+    LinearBack { w: WeightRef, exact: bool, dy: R, mul: Option<R>, add: Option<R>, dx: R },
     /// Weight `v` by which input and result correlate: the convolution's weight gradient, sample by sample.
     /// `[kernel rows, kernel columns, x channels, y channels]`
     Correlate { g: ConvGeom, x: R, dy: R, v: R },
@@ -255,9 +255,9 @@ impl<R> Instr<R> {
         match self {
             I::Unfold { image, y } => { write!(y); I::Unfold { image, y } }
             I::Conv { g, w, bias, x, add, relu, y } => { read!(x); in_place_opt!(add); write!(y); I::Conv { g, w, bias, x, add, relu, y } }
-            I::ConvBack { g, w, dy, mul, add, dx } => { read!(dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::ConvBack { g, w, dy, mul, add, dx } }
+            I::ConvBack { g, w, exact, dy, mul, add, dx } => { read!(dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::ConvBack { g, w, exact, dy, mul, add, dx } }
             I::Linear { w, bias, x, add, relu, y } => { read!(x); in_place_opt!(add); write!(y); I::Linear { w, bias, x, add, relu, y } }
-            I::LinearBack { w, dy, mul, add, dx } => { read!(dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::LinearBack { w, dy, mul, add, dx } }
+            I::LinearBack { w, exact, dy, mul, add, dx } => { read!(dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::LinearBack { w, exact, dy, mul, add, dx } }
             I::Correlate { g, x, dy, v } => { read!(x, dy); write!(v); I::Correlate { g, x, dy, v } }
             I::ConvBy { g, v, x, y } => { read!(v, x); write!(y); I::ConvBy { g, v, x, y } }
             I::ConvBackBy { g, v, dy, mul, add, dx } => { read!(v, dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::ConvBackBy { g, v, dy, mul, add, dx } }

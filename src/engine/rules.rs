@@ -187,6 +187,8 @@ pub struct Composite {
     pub biases: bool,
     /// A layer whose weights are negated.
     pub negated: Option<NodeId>,
+    /// Whether relevance must go through layers unrounded, because nearly all of it cancels later.
+    pub exact: bool,
 }
 
 impl Composite {
@@ -204,6 +206,7 @@ impl Composite {
             add: Rule::Gradient,
             biases: true,
             negated: None,
+            exact: false,
         }
     }
 

@@ -231,7 +231,7 @@ impl Walk<'_, '_> {
 
     fn layer_gradient(&mut self, id: NodeId, dy: Reg) {
         let (Some(layer), input) = (self.layer(id), self.w.graph.node(id).inputs[0]) else { return };
-        self.send(input, |_, add, dx| transposed(layer, WeightRef::plain(layer.param()), dy, None, add, dx));
+        self.send(input, |_, add, dx| transposed(layer, WeightRef::plain(layer.param()), false, dy, None, add, dx));
     }
 
     /// Relevance by shares; see the module's formula in `rules.rs`.
@@ -266,7 +266,7 @@ impl Walk<'_, '_> {
             let s = self.w.quotient(gated, z, None, share.by, share.scale);
             for (part, x, w) in terms {
                 let mul = (part != Part::One).then_some(x);
-                self.send(input, |_, add, dx| transposed(layer, w, s, mul, add, dx));
+                self.send(input, |_, add, dx| transposed(layer, w, composite.exact, s, mul, add, dx));
                 sent = true;
             }
         }
@@ -340,9 +340,17 @@ impl Walk<'_, '_> {
 }
 
 /// `mul ⊙ wᵀ*dy + add`
-pub fn transposed(layer: Layer, w: WeightRef, dy: Reg, mul: Option<Reg>, add: Option<Reg>, dx: Reg) -> Instr<Reg> {
+pub fn transposed(
+    layer: Layer,
+    w: WeightRef,
+    exact: bool,
+    dy: Reg,
+    mul: Option<Reg>,
+    add: Option<Reg>,
+    dx: Reg,
+) -> Instr<Reg> {
     match layer {
-        Layer::Conv(g, _) => Instr::ConvBack { g, w, dy, mul, add, dx },
-        Layer::Linear(_) => Instr::LinearBack { w, dy, mul, add, dx },
+        Layer::Conv(g, _) => Instr::ConvBack { g, w, exact, dy, mul, add, dx },
+        Layer::Linear(_) => Instr::LinearBack { w, exact, dy, mul, add, dx },
     }
 }

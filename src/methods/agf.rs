@@ -167,14 +167,14 @@ fn by_size(walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, part: Part, phi: R
     let z = walk.product(id, layer, w, None, p, None);
     let s = walk.w.divide(phi, z, None, BY);
     let y = walk.w.class_reg(walk.w.shape(input).len());
-    walk.w.push(transposed(layer, w, s, (part != Part::One).then_some(p), None, y));
+    walk.w.push(transposed(layer, w, false, s, (part != Part::One).then_some(p), None, y));
     y
 }
 
 /// `mul ⊙ wᵀ*dy`
 fn back(walk: &mut Walk<'_, '_>, input: NodeId, layer: Layer, dy: Reg, mul: Option<Reg>) -> Reg {
     let dx = walk.w.class_reg(walk.w.shape(input).len());
-    walk.w.push(transposed(layer, WeightRef::plain(layer.param()), dy, mul, None, dx));
+    walk.w.push(transposed(layer, WeightRef::plain(layer.param()), false, dy, mul, None, dx));
     dx
 }
 

@@ -1,7 +1,7 @@
 //! Relevance of a class less that of what speaks for others: CLRP and SGLRP (`methods.md` 11). Two walks by the rules of
 //! set A, the second scaled to the total of the first: `R_t − R_o·(ΣR_t / ΣR_o)`.
 
-use super::lrp::{at_input, input_map, seed};
+use super::lrp::{colour_sum, down, down_to_input, input_map, seed};
 use super::{Job, Kind, RawMap, Setting};
 use crate::backend::{Instr, Seed, Unary};
 use crate::engine::{Composite, Reg, Writer};
@@ -39,16 +39,30 @@ pub(super) fn sglrp(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     input_map(w, map)
 }
 
-/// The contrast of what two seeds become at the input, the second by the rules `others`. Summing over the colours first
-/// changes no total.
+/// The contrast of what two seeds become at the input, the second by the rules `others`, which differ in the last layer
+/// at most. Summing over the colours first changes no total.
+///
+/// It is taken below the last layer and once more at the input: walks are linear, so that this changes nothing but what
+/// rounding does. Two maps that are nearly alike would leave little but that.
 fn contrast(w: &mut Writer<'_>, job: &Job<'_>, x: Reg, seeds: [Seed; 2], others: &Composite) -> Reg {
-    let rules = [&Composite { negated: None, ..others.clone() }, others];
-    let mut walk = |i: usize| {
-        let start = seed(w, job, seeds[i], Some(x));
-        let map = at_input(w, start, rules[i]);
-        (map, w.totals(map))
-    };
-    let ((x, total), (other, other_total)) = (walk(0), walk(1));
+    let rules = Composite { negated: None, ..others.clone() };
+    let output = w.graph.output();
+    let last = w.graph.node(output).inputs[0];
+    let [r, other] = [(seeds[0], &rules), (seeds[1], others)].map(|(kind, rules)| {
+        let start = seed(w, job, kind, Some(x));
+        down(w, (output, start), last, rules)
+    });
+    let r = difference(w, r, other);
+    let [r, other] = [r, other].map(|r| {
+        let x = down_to_input(w, (last, r), &rules);
+        colour_sum(w, x)
+    });
+    difference(w, r, other)
+}
+
+/// `x − other·(Σx / Σother)`
+fn difference(w: &mut Writer<'_>, x: Reg, other: Reg) -> Reg {
+    let [total, other_total] = [x, other].map(|r| w.totals(r));
     let y = w.like(x);
     w.push(Instr::Contrast { x, other, total, other_total, y });
     y

@@ -1,9 +1,9 @@
 //! Excitation backprop, marginal and contrastive: MWP and cMWP (`methods.md` 5).
 
-use super::lrp::seed;
+use super::lrp::{down, seed};
 use super::{Job, Kind, RawMap, Setting, Settings};
 use crate::backend::{Divisor, Instr, Seed, Unary, WeightSign};
-use crate::engine::{Composite, Reg, Rule, Writer, walk_down};
+use crate::engine::{Composite, Reg, Rule, Writer};
 use crate::net::NodeId;
 
 /// What can be set about excitation backprop.
@@ -28,11 +28,12 @@ pub(super) fn mwp(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
 }
 
 /// The same less that of a walk from the class's negated weights, taken away where the last layer reads. What remains
-/// positive shows.
+/// positive shows. As much of the difference is negative as is positive, and little of it may be left at the layer: less
+/// than what products that round would add.
 pub(super) fn cmwp(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let output = w.graph.output();
     let contrast = w.graph.node(output).inputs[0];
-    let rules = rules(job.settings);
+    let rules = Composite { exact: true, ..rules(job.settings) };
     let negated = Composite { negated: Some(output), ..rules.clone() };
     let start = seed(w, job, Seed::One, None);
     let [p, q] = [&rules, &negated].map(|rules| down(w, (output, start), contrast, rules));
@@ -49,13 +50,6 @@ fn rules(settings: &Settings) -> Composite {
     match settings.flag("clamp_inputs") {
         true => Composite { add: Rule::SharePositive(Divisor::NonZero), ..rules },
         false => rules,
-    }
-}
-
-fn down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &Composite) -> Reg {
-    match walk_down(w, from, stop, rules).at(stop) {
-        Some(p) => p,
-        None => unreachable!("the last layer reads what follows from every layer with rows and columns"),
     }
 }
 

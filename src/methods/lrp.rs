@@ -101,9 +101,14 @@ pub(super) fn at_input(w: &mut Writer<'_>, r: Reg, rules: &impl Rules) -> Reg {
 
 /// What a quantity at a node's output becomes at the input.
 pub(super) fn down_to_input(w: &mut Writer<'_>, from: (NodeId, Reg), rules: &impl Rules) -> Reg {
-    match walk_down(w, from, NodeId(0), rules).at(NodeId(0)) {
+    down(w, from, NodeId(0), rules)
+}
+
+/// The same at a node that all paths to the input pass through, or at the input.
+pub(super) fn down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &impl Rules) -> Reg {
+    match walk_down(w, from, stop, rules).at(stop) {
         Some(r) => r,
-        None => unreachable!("every node depends on the input"),
+        None => unreachable!("what lies between depends on the stop"),
     }
 }
 

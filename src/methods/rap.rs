@@ -93,8 +93,8 @@ impl Rap {
             let (joint, by_b) = (w.quotient(r, p, Some(q), Divisor::NonZero, -1.0), w.like(r));
             w.push(Instr::Mask { keep: Sign::NonZero, x: q, r: joint, add: rest, y: by_b });
             let [through_a, c, shifted] = [(); 3].map(|()| w.class_reg(w.shape(input).len()));
-            w.push(transposed(layer, a, by_a, Some(x), None, through_a));
-            w.push(transposed(layer, b, by_b, Some(x), Some(through_a), c));
+            w.push(transposed(layer, a, false, by_a, Some(x), None, through_a));
+            w.push(transposed(layer, b, false, by_b, Some(x), Some(through_a), c));
             let (from, to) = (w.totals(c), w.totals(r));
             w.push(Instr::Shift { x: c, mask: c, count: from, from, to: Some(to), y: shifted });
             walk.pass(input, shifted);

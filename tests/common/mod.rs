@@ -41,6 +41,9 @@ pub mod tolerance {
     /// One instruction on a device that stores weights, and operands or results, in `f16`: roundings of 2⁻¹¹ relative,
     /// whose mean square is 8e-8 each.
     pub const HALF_OP: f64 = 1e-6;
+    /// An exact product there, by weights that `f16` holds: roundings of `f32` alone, to which tensor cores add by cutting
+    /// off. An operand rounded to TF32 would come to 2e-8.
+    pub const EXACT_PRODUCT: f64 = 1e-10;
     /// A map through a whole network whose activations are stored in `f16`: in narrow networks much of a map cancels,
     /// and a near tie in a max pooling that falls the other way moves relevance.
     pub const HALF_MAP: f64 = 5e-3;

@@ -49,7 +49,7 @@ impl Cpu {
                 let param = self.graph.param(weight.param);
                 kernel.forward(w, param, view!(x), *bias, base!(add, y), *relu, target!(y));
             }
-            Instr::ConvBack { g, w: weight, dy, mul, add, dx } => {
+            Instr::ConvBack { g, w: weight, dy, mul, add, dx, .. } => {
                 let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward, samples }];
                 kernel.backward(
                     w,
@@ -65,7 +65,7 @@ impl Cpu {
                 let bias = bias.map(|v| (param.bias.as_slice(), v));
                 linear::forward(w, linear_weight(weight), view!(x), bias, base!(add, y), *relu, target!(y));
             }
-            Instr::LinearBack { w: weight, dy, mul, add, dx } => {
+            Instr::LinearBack { w: weight, dy, mul, add, dx, .. } => {
                 linear::backward(w, linear_weight(weight), view!(dy), view_opt!(mul), base!(add, dx), target!(dx));
             }
             Instr::MaxPool { g, x, y, index } => {

@@ -5,6 +5,17 @@ use super::kernels::Kernel;
 use crate::backend::taps::Phase;
 use crate::net::Shape;
 
+/// How a kernel reads the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// It is fp16.
+    F16,
+    /// Rounded to TF32.
+    Tf32,
+    /// As the sum of two numbers of TF32, which hold all but its last bit.
+    Tf32Twice,
+}
+
 /// One instance of the tiled kernels in `kernels/conv.cu` and `kernels/conv_back.cu`; the numbers are from there.
 pub(super) struct Tile {
     pub name: &'static str,
@@ -16,26 +27,28 @@ pub(super) struct Tile {
     pub shared: u32,
     /// What the source's channels must be a multiple of.
     source: usize,
-    half: bool,
+    read: Read,
 }
 
-const fn tile(name: &'static str, [m, n]: [usize; 2], threads: u32, shared: u32, source: usize, half: bool) -> Tile {
-    Tile { name, m, n, threads, shared, source, half }
+const fn tile(name: &'static str, [m, n]: [usize; 2], threads: u32, shared: u32, source: usize, read: Read) -> Tile {
+    Tile { name, m, n, threads, shared, source, read }
 }
 
 /// Larger tiles first.
 pub(super) const TILES: &[Tile] = &[
-    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, true),
-    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, true),
-    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, true),
-    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, true),
-    tile("conv_f16_128x64_v4", [128, 64], 128, 51_200, 4, true),
-    tile("conv_f16_64x64_v1", [64, 64], 128, 25_600, 1, true),
-    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, false),
-    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, false),
-    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, false),
-    tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, false),
-    tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, false),
+    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16),
+    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16),
+    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, Read::F16),
+    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16),
+    tile("conv_f16_128x64_v4", [128, 64], 128, 51_200, 4, Read::F16),
+    tile("conv_f16_64x64_v1", [64, 64], 128, 25_600, 1, Read::F16),
+    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, Read::Tf32),
+    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, Read::Tf32),
+    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32),
+    tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, Read::Tf32),
+    tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32),
+    tile("conv_tf32x2_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32Twice),
+    tile("conv_tf32x2_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32Twice),
 ];
 
 /// The 7×7 kernel for a network's first layer, see `kernels/stem.cu`.
@@ -63,7 +76,7 @@ pub(super) struct Limits {
 
 /// The kernel for `pixels` pixels of a phase, and the number of its blocks.
 pub(super) fn choose(
-    half: bool,
+    read: Read,
     pixels: usize,
     source: usize,
     result: usize,
@@ -71,7 +84,7 @@ pub(super) fn choose(
 ) -> (Kernel<ConvArgs>, usize) {
     /// Narrower tiles are for results that are as narrow: else they read the source once for each.
     const WIDE: usize = 64;
-    let usable = |t: &&Tile| t.half == half && t.shared <= limits.shared && (t.n >= WIDE || result <= t.n);
+    let usable = |t: &&Tile| t.read == read && t.shared <= limits.shared && (t.n >= WIDE || result <= t.n);
     let kind: Vec<&Tile> = TILES.iter().filter(usable).collect();
     // Wide loads of the source, where its channels allow them.
     let width = kind.iter().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();

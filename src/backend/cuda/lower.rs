@@ -54,10 +54,10 @@ impl Cuda {
                     None => self.convolve(&product, &taps::phases(g, Direction::Forward)[0], weight, &at),
                 }
             }
-            Instr::ConvBack { g, w, dy, mul, add, dx } => {
+            Instr::ConvBack { g, w, exact, dy, mul, add, dx } => {
                 let weight = self.weights.conv(g, *w, Direction::Backward)?;
-                let args =
-                    ConvBackArgs { source: g.y, result: g.x, dy: v(dy), mul: opt(mul), add: opt(add), dx: v(dx) };
+                let (dy, mul, add, to) = (v(dy), opt(mul), opt(add), v(dx));
+                let args = ConvBackArgs { source: g.y, result: g.x, exact: *exact, dy, mul, add, dx: to };
                 for phase in taps::phases(g, Direction::Backward) {
                     self.convolve_back(&args, &phase, weight, count(dx))?;
                 }
@@ -81,10 +81,11 @@ impl Cuda {
                     }
                 }
             }
-            Instr::LinearBack { w, dy, mul, add, dx } => {
+            Instr::LinearBack { w, exact, dy, mul, add, dx } => {
                 let weight = self.weights.linear(*w)?;
                 let (source, result) = (Shape::new(1, 1, dy.len), Shape::new(1, 1, dx.len));
-                let args = ConvBackArgs { source, result, dy: v(dy), mul: opt(mul), add: opt(add), dx: v(dx) };
+                let (exact, mul, add) = (*exact, opt(mul), opt(add));
+                let args = ConvBackArgs { source, result, exact, dy: v(dy), mul, add, dx: v(dx) };
                 self.convolve_back(&args, &point(source), weight, count(dx))
             }
             Instr::MaxPool { g, x, y, index } => {
@@ -231,7 +232,7 @@ impl Cuda {
             Instr::ConvBy { g, v: weight, x, y } => self.convolve_by(g, v(weight), v(x), v(y), count(y)),
             Instr::ConvBackBy { g, v: weight, dy, mul, add, dx } => {
                 let (mul, add) = (opt(mul), opt(add));
-                let back = ConvBackArgs { source: g.y, result: g.x, dy: v(dy), mul, add, dx: v(dx) };
+                let back = ConvBackArgs { source: g.y, result: g.x, exact: true, dy: v(dy), mul, add, dx: v(dx) };
                 self.convolve_back_by(g, v(weight), &back, count(dx))
             }
             Instr::Resize { from, slice, to, filter, scale, x, add, y } => {

@@ -4,8 +4,9 @@
 //! What is stored how: activations, weights, and the patches are fp16. Logits, probabilities, everything on the way
 //! down the network (so no seed needs scaling), relevance quotients with their stabilisers, class activation maps and
 //! folded maps are fp32. Products of fp16 are summed in fp32; products on the way down read their fp32 operand as TF32,
-//! which has the range of fp32, and the weights, which TF32 holds exactly. A value that fp16 cannot hold is seen
-//! where an own kernel stores or next reads it, and the engine then looks for the node.
+//! which has the range of fp32, and the weights, which TF32 holds exactly; `exact` ones read the operand as a sum of two
+//! such numbers. A value that fp16 cannot hold is seen where an own kernel stores or next reads it, and the engine then
+//! looks for the node.
 //!
 //! Bits do not depend on chunk or run: each sum runs in one order that the layer's shape fixes, no kernel adds
 //! atomically, and cuBLASLt's algorithm is chosen per layer, without splitting sums.

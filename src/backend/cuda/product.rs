@@ -2,7 +2,7 @@
 
 use super::Cuda;
 use super::args::*;
-use super::conv;
+use super::conv::{self, Read};
 use super::fill::Place;
 use super::gemm::{Kind, Operands};
 use super::kernels::{self as k, Kernel};
@@ -72,6 +72,8 @@ pub(super) fn point(source: Shape) -> Phase {
 pub(super) struct ConvBackArgs {
     pub source: Shape,
     pub result: Shape,
+    /// Whether `dy` must be read unrounded.
+    pub exact: bool,
     pub dy: Value,
     pub mul: Value,
     pub add: Value,
@@ -109,14 +111,14 @@ impl Cuda {
             relu: u32::from(product.relu),
             ..conv::arguments(phase, product.source, product.result)
         };
-        let half = product.x.dtype == Dtype::F16;
+        let read = if product.x.dtype == Dtype::F16 { Read::F16 } else { Read::Tf32 };
         let stem = conv::is_stem(phase, product.source, product.result) && product.add.is_none();
-        if stem && half && product.y.dtype == Dtype::F16 {
+        if stem && read == Read::F16 && product.y.dtype == Dtype::F16 {
             let grid = conv::stem_grid(product.result, count, self.limits.multiprocessors);
             return self.launch(&conv::STEM, grid, &args);
         }
         let pixels = count * phase.h * phase.w;
-        let (kernel, blocks) = conv::choose(half, pixels, product.source.c, product.result.c, self.limits);
+        let (kernel, blocks) = conv::choose(read, pixels, product.source.c, product.result.c, self.limits);
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
@@ -135,7 +137,8 @@ impl Cuda {
         };
         let pixels = count * phase.h * phase.w;
         let (source, result) = (back.source.c, back.result.c);
-        let (kernel, blocks) = conv::choose(false, pixels, source, result, self.limits);
+        let read = if back.exact { Read::Tf32Twice } else { Read::Tf32 };
+        let (kernel, blocks) = conv::choose(read, pixels, source, result, self.limits);
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
