@@ -77,6 +77,20 @@ impl WeightRef {
         self.variant.of(self.turn(param, output) * w)
     }
 
+    /// Puts what is seen of some weights of an output channel in their place.
+    pub fn see(&self, param: &Param, output: usize, weights: &mut [f32]) {
+        if self.is_plain() {
+            return;
+        }
+        let turn = self.turn(param, output);
+        // One loop for each of the common ones, so that it is compiled for vectors.
+        match self.variant {
+            Variant::Positive => weights.iter_mut().for_each(|w| *w = (turn * *w).max(0.0)),
+            Variant::Negative => weights.iter_mut().for_each(|w| *w = (turn * *w).min(0.0)),
+            variant => weights.iter_mut().for_each(|w| *w = variant.of(turn * *w)),
+        }
+    }
+
     /// What weights of an output channel are multiplied by before their variant is taken: 1 or −1.
     pub fn turn(&self, param: &Param, output: usize) -> f32 {
         let turned = match self.sign {

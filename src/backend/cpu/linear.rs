@@ -34,16 +34,8 @@ pub(super) struct Weight<'a> {
 impl<'a> Weight<'a> {
     /// Writes what is seen of some inputs of an output's row.
     pub fn copy(&self, output: usize, inputs: Range<usize>, to: &mut [f32]) {
-        let row = &self.param.weight[output * self.param.inputs..][inputs];
-        let turn = self.view.turn(self.param, output);
-        let weights = to.iter_mut().zip(row);
-        // One loop for each of the common ones, so that it is compiled for vectors.
-        match self.view.variant {
-            Variant::Plain => weights.for_each(|(to, w)| *to = turn * w),
-            Variant::Positive => weights.for_each(|(to, w)| *to = (turn * w).max(0.0)),
-            Variant::Negative => weights.for_each(|(to, w)| *to = (turn * w).min(0.0)),
-            variant => weights.for_each(|(to, w)| *to = variant.of(turn * w)),
-        }
+        to.copy_from_slice(&self.param.weight[output * self.param.inputs..][inputs]);
+        self.view.see(self.param, output, to);
     }
 
     /// Some inputs of some outputs' rows of the view, one after the other, and their distance; in `scratch` where they have to

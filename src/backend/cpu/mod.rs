@@ -25,6 +25,7 @@ mod run;
 mod scatter;
 mod simd;
 mod tiled;
+mod transpose;
 mod winograd;
 
 use std::collections::HashMap;

@@ -1,6 +1,7 @@
 //! Weights of convolutions as the panels that products read.
 
 use super::panel::PANEL;
+use super::transpose::transpose;
 use crate::backend::taps::{Direction, Phase};
 use crate::backend::{Variant, WeightRef, WeightSign};
 use crate::net::Param;
@@ -18,14 +19,11 @@ pub(super) fn pack(param: &Param, phase: &Phase, w: WeightRef, direction: Direct
                 to.iter_mut().zip(from).zip(outputs.clone()).for_each(|((to, v), oc)| *to = w.of(param, oc, *v));
             }
         }
-        (Direction::Backward, WeightSign::Folded, Variant::Plain) => turn(param, phase, panel, out, |_, v| v),
-        (Direction::Backward, WeightSign::Folded, Variant::Positive) => {
-            turn(param, phase, panel, out, |_, v| v.max(0.0))
+        (Direction::Backward, ..) => {
+            turn(param, phase, panel, out);
+            let rows = out.chunks_exact_mut(PANEL).enumerate();
+            rows.for_each(|(at, row)| w.see(param, at % param.outputs, row));
         }
-        (Direction::Backward, WeightSign::Folded, Variant::Negative) => {
-            turn(param, phase, panel, out, |_, v| v.min(0.0))
-        }
-        (Direction::Backward, ..) => turn(param, phase, panel, out, |oc, v| w.of(param, oc, v)),
     }
 }
 
@@ -34,14 +32,19 @@ fn map(from: &[f32], to: &mut [f32], view: impl Fn(f32) -> f32) {
 }
 
 /// Rows are output channels, columns inputs.
-fn turn(param: &Param, phase: &Phase, panel: usize, out: &mut [f32], view: impl Fn(usize, f32) -> f32) {
+fn turn(param: &Param, phase: &Phase, panel: usize, out: &mut [f32]) {
     let inputs = panel * PANEL..((panel + 1) * PANEL).min(param.inputs);
     for (tap, to) in phase.positions.iter().zip(out.chunks_exact_mut(param.outputs * PANEL)) {
         for (index, to) in to.chunks_mut(PANEL * PANEL).enumerate() {
-            let from = &param.panel(index)[(tap * param.inputs + inputs.start) * PANEL..];
-            for (column, from) in from.chunks_exact(PANEL).take(inputs.len()).enumerate() {
-                let to = to[column..].iter_mut().step_by(PANEL);
-                to.zip((index * PANEL..).zip(from)).for_each(|(to, (oc, v))| *to = view(oc, *v));
+            let from = &param.panel(index)[(tap * param.inputs + inputs.start) * PANEL..][..inputs.len() * PANEL];
+            match (from.try_into(), <&mut [f32; PANEL * PANEL]>::try_from(&mut *to)) {
+                (Ok(from), Ok(to)) => transpose(from, to),
+                // At the borders a square is not whole.
+                _ => {
+                    for (column, from) in from.chunks_exact(PANEL).enumerate() {
+                        to[column..].iter_mut().step_by(PANEL).zip(from).for_each(|(to, v)| *to = *v);
+                    }
+                }
             }
         }
     }

@@ -29,7 +29,8 @@ pub(super) fn unfold(workers: &Workers, batch: &Batch<'_>, y: Target<'_>) {
         let (line, _) = scratch[crop.start * 3..(crop.start + crop.len) * 3].as_chunks_mut::<3>();
         for (y, down) in rows.iter().enumerate().skip(first_row).take(ROWS) {
             line.fill([0.0; 3]);
-            for (row, weight) in down.index.iter().zip(down.weight) {
+            // Where nothing is scaled, one row is all.
+            for (row, weight) in down.index.iter().zip(down.weight).filter(|(_, weight)| *weight != 0.0) {
                 let source = &batch.image[*row as usize * width..][crop.start * 3..(crop.start + crop.len) * 3];
                 for (sum, pixel) in line.iter_mut().zip(source.as_chunks::<3>().0) {
                     for ((sum, level), levels) in sum.iter_mut().zip(pixel).zip(&plan.levels) {
