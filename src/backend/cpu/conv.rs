@@ -89,16 +89,19 @@ fn units(phases: &[Phase], channels: usize) -> Vec<Unit> {
     let panels = channels.div_ceil(PANEL);
     let mut units = Vec::new();
     for (index, phase) in phases.iter().enumerate() {
-        // An input smaller than the stride has no pixels in some phases.
         let pixels = phase.h * phase.w;
+        // An input smaller than the stride has no pixels in some phases.
+        if pixels == 0 {
+            continue;
+        }
         let most = (VALUES / (phase.depth + panels * PANEL)).clamp(2 * ROWS, 10 * ROWS) / ROWS * ROWS;
-        let tiles = pixels.div_ceil(most).max(1);
+        let tiles = pixels.div_ceil(most);
         let splits = FEW.div_ceil(tiles * phases.len()).min(panels);
         // As much for each of several cores.
         let tiles = if tiles < FEW { tiles } else { tiles.next_multiple_of(FEW) };
         let tile = pixels.div_ceil(tiles).next_multiple_of(4);
         for split in 0..splits {
-            for start in (0..pixels).step_by(tile.max(1)) {
+            for start in (0..pixels).step_by(tile) {
                 units.push(Unit {
                     phase: index,
                     pixels: start..(start + tile).min(pixels),
@@ -210,7 +213,7 @@ impl ConvKernel {
             Rows { data: gathered, stride: k + LANES }
         };
         let panels = self.result.c.div_ceil(PANEL);
-        let first: usize = self.phases[..unit.phase].iter().map(|phase| phase.depth * panels * PANEL).sum();
+        let first = phase.weight / self.result.c * panels * PANEL;
         let channels = unit.panels.start * PANEL..(unit.panels.end * PANEL).min(self.result.c);
         // Few rows at a time where the weights stay near, so that results are on their way to memory during the next product.
         let rows = if k * channels.len() <= NEAR { ROWS } else { m };

@@ -3,32 +3,31 @@
 use super::panel::PANEL;
 use super::transpose::transpose;
 use crate::backend::taps::{Direction, Phase};
-use crate::backend::{Variant, WeightRef, WeightSign};
+use crate::backend::{WeightRef, WeightSign};
 use crate::net::Param;
 
 /// Columns `panel·PANEL..` of a phase's matrix: rows of [`PANEL`] elements. What lies beyond the last column means nothing.
 pub(super) fn pack(param: &Param, phase: &Phase, w: WeightRef, direction: Direction, panel: usize, out: &mut [f32]) {
-    // One loop for each of the common views, so that it is compiled for vectors.
-    match (direction, w.sign, w.variant) {
-        (Direction::Forward, WeightSign::Folded, Variant::Plain) => out.copy_from_slice(param.panel(panel)),
-        (Direction::Forward, WeightSign::Folded, Variant::Positive) => map(param.panel(panel), out, |v| v.max(0.0)),
-        (Direction::Forward, WeightSign::Folded, Variant::Negative) => map(param.panel(panel), out, |v| v.min(0.0)),
-        (Direction::Forward, ..) => {
+    match direction {
+        Direction::Forward => {
+            out.copy_from_slice(param.panel(panel));
             let outputs = panel * PANEL..((panel + 1) * PANEL).min(param.outputs);
-            for (to, from) in out.chunks_exact_mut(PANEL).zip(param.panel(panel).chunks_exact(PANEL)) {
-                to.iter_mut().zip(from).zip(outputs.clone()).for_each(|((to, v), oc)| *to = w.of(param, oc, *v));
+            match w.sign {
+                // Each column has a sign of its own.
+                WeightSign::Trained => {
+                    for row in out.chunks_exact_mut(PANEL) {
+                        row.iter_mut().zip(outputs.clone()).for_each(|(v, oc)| *v = w.of(param, oc, *v));
+                    }
+                }
+                WeightSign::Folded | WeightSign::Negated => w.see(param, outputs.start, out),
             }
         }
-        (Direction::Backward, ..) => {
+        Direction::Backward => {
             turn(param, phase, panel, out);
             let rows = out.chunks_exact_mut(PANEL).enumerate();
             rows.for_each(|(at, row)| w.see(param, at % param.outputs, row));
         }
     }
-}
-
-fn map(from: &[f32], to: &mut [f32], view: impl Fn(f32) -> f32) {
-    to.iter_mut().zip(from).for_each(|(to, v)| *to = view(*v));
 }
 
 /// Rows are output channels, columns inputs.
