@@ -107,6 +107,18 @@ pub enum Instr<R> {
     Unfold { image: (usize, usize), y: R },
     /// `y = relu?(w*x + bias + add)`
     Conv { g: ConvGeom, w: WeightRef, bias: Option<Variant>, x: R, add: Option<R>, relu: bool, y: R },
+    /// `y = scale · r / (w*x + bias + add)`, kept finite by `by`.
+    Quotient {
+        g: ConvGeom,
+        w: WeightRef,
+        bias: Option<Variant>,
+        x: R,
+        add: Option<R>,
+        r: R,
+        by: Divisor,
+        scale: f32,
+        y: R,
+    },
     /// `dx = mul ⊙ (wᵀ*dy) + add`; `exact`: a device that rounds `dy` keeps 23 bits of it.
     ConvBack { g: ConvGeom, w: WeightRef, exact: bool, dy: R, mul: Option<R>, add: Option<R>, dx: R },
     /// `y = relu?(W·x + bias + add)`
@@ -138,6 +150,8 @@ pub enum Instr<R> {
     Multiply { x: R, c: R, add: Option<R>, y: R },
     /// `y = scale · r / (z + z2)`, kept finite by `by`.
     Divide { r: R, z: R, z2: Option<R>, by: Divisor, scale: f32, y: R },
+    /// `ya = a ⊙ c` and `yb = b ⊙ c` with `c = r / (a + b)`, kept finite by `by`.
+    Split { a: R, b: R, r: R, by: Divisor, ya: R, yb: R },
     /// `y = max(a, b)`
     Larger { a: R, b: R, y: R },
     /// `y = x / (1 + exp(−c))`
@@ -233,7 +247,7 @@ impl<R: std::fmt::Debug> Instr<R> {
     pub fn name(&self) -> String {
         let name: String = format!("{self:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
         match self {
-            Self::Conv { g, .. } | Self::ConvBack { g, .. } => {
+            Self::Conv { g, .. } | Self::Quotient { g, .. } | Self::ConvBack { g, .. } => {
                 let Window { kernel, stride, .. } = g.window;
                 format!("{name} {}x{}/{}", kernel[0], kernel[1], stride[0])
             }
@@ -255,6 +269,7 @@ impl<R> Instr<R> {
         match self {
             I::Unfold { image, y } => { write!(y); I::Unfold { image, y } }
             I::Conv { g, w, bias, x, add, relu, y } => { read!(x); in_place_opt!(add); write!(y); I::Conv { g, w, bias, x, add, relu, y } }
+            I::Quotient { g, w, bias, x, add, r, by, scale, y } => { read!(x, r); in_place_opt!(add); write!(y); I::Quotient { g, w, bias, x, add, r, by, scale, y } }
             I::ConvBack { g, w, exact, dy, mul, add, dx } => { read!(dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::ConvBack { g, w, exact, dy, mul, add, dx } }
             I::Linear { w, bias, x, add, relu, y } => { read!(x); in_place_opt!(add); write!(y); I::Linear { w, bias, x, add, relu, y } }
             I::LinearBack { w, exact, dy, mul, add, dx } => { read!(dy); read_opt!(mul); in_place_opt!(add); write!(dx); I::LinearBack { w, exact, dy, mul, add, dx } }
@@ -270,6 +285,7 @@ impl<R> Instr<R> {
             I::Add { a, b, relu, y } => { read!(a, b); write!(y); I::Add { a, b, relu, y } }
             I::Multiply { x, c, add, y } => { read!(x, c); in_place_opt!(add); write!(y); I::Multiply { x, c, add, y } }
             I::Divide { r, z, z2, by, scale, y } => { read!(r, z); read_opt!(z2); write!(y); I::Divide { r, z, z2, by, scale, y } }
+            I::Split { a, b, r, by, ya, yb } => { read!(a, b, r); write!(ya, yb); I::Split { a, b, r, by, ya, yb } }
             I::Larger { a, b, y } => { read!(a, b); write!(y); I::Larger { a, b, y } }
             I::Damp { x, c, y } => { read!(x, c); write!(y); I::Damp { x, c, y } }
             I::Flatten { x, from, y } => { read!(from); write!(y); I::Flatten { x, from, y } }

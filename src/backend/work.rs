@@ -41,7 +41,9 @@ impl Instr<Slot> {
         let mut operands = 0;
         self.clone().map(|slot, _| operands += slot.bytes(samples));
         let (param, products) = match self {
-            Instr::Conv { g, w, .. } => (Some(w.param), g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c),
+            Instr::Conv { g, w, .. } | Instr::Quotient { g, w, .. } => {
+                (Some(w.param), g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c)
+            }
             Instr::ConvBack { g, w, dx, .. } => {
                 (Some(w.param), dx.lanes * g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c)
             }

@@ -206,6 +206,18 @@ impl Walk<'_, '_> {
 
     /// Shares `r` among the two terms of a sum.
     pub fn share(&mut self, id: NodeId, terms: [Reg; 2], by: Divisor, r: Reg) {
+        if let [a, b] = self.w.graph.node(id).inputs[..]
+            && a != b
+            && [a, b].iter().all(|input| self.reach[input.0] && self.arrived[input.0].is_none())
+        {
+            let [ya, yb] = [a, b].map(|input| self.w.class_reg(self.w.shape(input).len()));
+            self.w.push(Instr::Split { a: terms[0], b: terms[1], r, by, ya, yb });
+            for (input, y) in [(a, ya), (b, yb)] {
+                self.arrived[input.0] = Some(y);
+                self.record(None, y);
+            }
+            return;
+        }
         let c = self.w.divide(r, terms[0], Some(terms[1]), by);
         let inputs = self.w.graph.node(id).inputs.clone();
         for (input, x) in inputs.into_iter().zip(terms) {
@@ -249,12 +261,6 @@ impl Walk<'_, '_> {
                 .iter()
                 .filter_map(|(part, v)| Some((*part, self.part(input, *part)?, weight(*v))))
                 .collect();
-            let mut z = None;
-            for (_, x, w) in &terms {
-                let bias = share.bias.filter(|_| z.is_none() && composite.biases);
-                z = Some(self.product(id, layer, *w, bias, *x, z));
-            }
-            let Some(z) = z else { continue };
             let gated = match share.gate {
                 Some(keep) => {
                     let (x, y) = (self.w.value(id), self.w.like(r));
@@ -263,7 +269,7 @@ impl Walk<'_, '_> {
                 }
                 None => r,
             };
-            let s = self.w.quotient(gated, z, None, share.by, share.scale);
+            let Some(s) = self.quotient(id, layer, &terms, share, composite.biases, gated) else { continue };
             for (part, x, w) in terms {
                 let mul = (part != Part::One).then_some(x);
                 self.send(input, |_, add, dx| transposed(layer, w, composite.exact, s, mul, add, dx));
@@ -275,6 +281,37 @@ impl Walk<'_, '_> {
             let dx = self.w.class_reg(self.w.shape(input).len());
             self.w.push(Instr::Fill { values: [0.0; 4], channels: 1, y: dx });
             self.arrived[input.0] = Some(dx);
+        }
+    }
+
+    /// `s = scale·r / (Σ_t w_t*x_t + b)`; `None` where there is no term.
+    fn quotient(
+        &mut self,
+        id: NodeId,
+        layer: Layer,
+        terms: &[(Part, Reg, WeightRef)],
+        share: &Share,
+        biases: bool,
+        r: Reg,
+    ) -> Option<Reg> {
+        let (last, terms) = terms.split_last()?;
+        let bias = |z: Option<Reg>| share.bias.filter(|_| z.is_none() && biases);
+        let mut z = None;
+        for (_, x, w) in terms {
+            z = Some(self.product(id, layer, *w, bias(z), *x, z));
+        }
+        let (_, x, w) = *last;
+        match layer {
+            // Of several classes, each has a quotient of its own by the same sum.
+            Layer::Conv(g, _) if self.w.lanes_of(r) == 1 => {
+                let (y, by, scale) = (self.w.like(r), share.by, share.scale);
+                self.w.push(Instr::Quotient { g, w, bias: bias(z), x, add: z, r, by, scale, y });
+                Some(y)
+            }
+            _ => {
+                let z = self.product(id, layer, w, bias(z), x, z);
+                Some(self.w.quotient(r, z, None, share.by, share.scale))
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::panel::{self, PANEL, Product, ROWS, Rows, RowsMut};
 use super::simd::{LANES, widest};
 use super::{Base, Cpu, Shared, Target, View, Workers, pack, scatter, tiled, winograd};
 use crate::backend::taps::{self, Direction, Phase};
-use crate::backend::{ConvGeom, Variant, WeightRef};
+use crate::backend::{ConvGeom, WeightRef};
 use crate::net::{Param, Shape};
 
 /// What a prepared convolution is found by.
@@ -114,39 +114,21 @@ fn units(phases: &[Phase], channels: usize) -> Vec<Unit> {
 }
 
 impl ConvKernel {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn forward(
+    /// Convolves `source`; the epilogue turns products into results.
+    pub(super) fn run(
         &self,
         workers: &Workers,
         param: &Param,
-        x: View<'_>,
-        bias: Option<Variant>,
+        source: View<'_>,
+        epilogue: Epilogue<'_>,
         base: Base<'_>,
-        relu: bool,
         y: Target<'_>,
     ) {
-        let epilogue = Epilogue::Forward { bias: bias.map(|variant| (param.bias.as_slice(), variant)), relu };
-        self.run(workers, param, &Call { source: x, epilogue, base, lanes: y.lanes }, y);
-    }
-
-    pub(super) fn backward(
-        &self,
-        workers: &Workers,
-        param: &Param,
-        dy: View<'_>,
-        mul: Option<View<'_>>,
-        base: Base<'_>,
-        dx: Target<'_>,
-    ) {
-        let epilogue = Epilogue::Backward { mul };
-        self.run(workers, param, &Call { source: dy, epilogue, base, lanes: dx.lanes }, dx);
-    }
-
-    fn run(&self, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
+        let call = Call { source, epilogue, base, lanes: y.lanes };
         match self.way {
-            Way::Gathered => self.gathered(workers, param, call, y),
-            Way::Tiled => tiled::run(self, workers, param, call, y),
-            Way::Scattered => scatter::run(self, workers, param, call, y),
+            Way::Gathered => self.gathered(workers, param, &call, y),
+            Way::Tiled => tiled::run(self, workers, param, &call, y),
+            Way::Scattered => scatter::run(self, workers, param, &call, y),
         }
     }
 
@@ -202,8 +184,12 @@ impl ConvKernel {
         /// Weights that a core's second-level cache holds beside all else.
         const NEAR: usize = 131_072;
         let phase = &self.phases[unit.phase];
-        let source = call.source.of(b, call.lanes);
+        let channels = unit.panels.start * PANEL..(unit.panels.end * PANEL).min(self.result.c);
         let (m, k) = (unit.pixels.len(), phase.depth);
+        if k == 0 {
+            return self.begin(call, b, phase, unit.pixels.clone(), &channels, result);
+        }
+        let source = call.source.of(b, call.lanes);
         let stride = unit.panels.len() * PANEL + LANES;
         let (products, gathered) = scratch.split_at_mut(m * stride);
         let pixels = if self.is_read_in_place(phase) {
@@ -214,7 +200,6 @@ impl ConvKernel {
         };
         let panels = self.result.c.div_ceil(PANEL);
         let first = phase.weight / self.result.c * panels * PANEL;
-        let channels = unit.panels.start * PANEL..(unit.panels.end * PANEL).min(self.result.c);
         // Few rows at a time where the weights stay near, so that results are on their way to memory during the next product.
         let rows = if k * channels.len() <= NEAR { ROWS } else { m };
         for row in (0..m).step_by(rows) {
@@ -264,6 +249,31 @@ impl ConvKernel {
         }
     }
 
+    /// Finishes pixels of result `b` that no product is for.
+    fn begin(
+        &self,
+        call: &Call<'_>,
+        b: usize,
+        phase: &Phase,
+        pixels: Range<usize>,
+        channels: &Range<usize>,
+        result: Shared,
+    ) {
+        for at in pixels.map(|pixel| self.place(phase, pixel, channels)) {
+            // SAFETY: inside this result; no other unit has these pixels and channels.
+            let out = unsafe { std::slice::from_raw_parts_mut(result.at(at), channels.len()) };
+            call.base.begin(b, call.lanes, at, out);
+        }
+    }
+
+    /// Where some channels of a phase's pixel lie in a result.
+    #[inline(always)]
+    fn place(&self, phase: &Phase, pixel: usize, channels: &Range<usize>) -> usize {
+        let (qy, qx) = (pixel / phase.w, pixel % phase.w);
+        let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
+        (y * self.result.w + x) * self.result.c + channels.start
+    }
+
     fn scratch(&self) -> (usize, usize) {
         match self.way {
             Way::Gathered => {}
@@ -296,9 +306,7 @@ widest! {
         result: Shared,
     ) {
         for (row, pixel) in rows.zip(first..) {
-            let (qy, qx) = (pixel / phase.w, pixel % phase.w);
-            let (y, x) = (phase.origin[0] + phase.step[0] * qy, phase.origin[1] + phase.step[1] * qx);
-            let at = (y * kernel.result.w + x) * kernel.result.c + channels.start;
+            let at = kernel.place(phase, pixel, channels);
             // SAFETY: inside this result; no other unit has these pixels and channels.
             let out = unsafe { std::slice::from_raw_parts_mut(result.at(at), channels.len()) };
             call.finish(&mut row[..channels.len()], b, at, channels.start, out);

@@ -1,7 +1,7 @@
 //! Everything that makes one number of a few at the same place.
 
 use super::operands::GRAIN;
-use super::{Base, Target, View, Workers};
+use super::{Base, Shared, Target, View, Workers};
 use crate::backend::{Divisor, Scaling, Sign, Unary};
 
 pub(super) fn unary(workers: &Workers, x: View<'_>, y: Target<'_>, f: Unary) {
@@ -41,42 +41,61 @@ pub(super) fn mask(workers: &Workers, keep: Sign, x: View<'_>, r: View<'_>, base
     }
 }
 
-#[allow(clippy::too_many_arguments)]
+/// Evaluates the body with the quotient of one kind, for each of which it is compiled for vectors.
+macro_rules! by_kind {
+    ($by:expr, |$quotient:ident| $body:expr) => {
+        match $by {
+            Divisor::Signed(eps) => {
+                let $quotient = |a: f32, b: f32| Divisor::Signed(eps).quotient(a, b);
+                $body
+            }
+            Divisor::NonZero => {
+                let $quotient = |a: f32, b: f32| Divisor::NonZero.quotient(a, b);
+                $body
+            }
+            Divisor::Shifted(eps) => {
+                let $quotient = |a: f32, b: f32| Divisor::Shifted(eps).quotient(a, b);
+                $body
+            }
+        }
+    };
+}
+pub(super) use by_kind;
+
+/// `y = scale · r / (z + z2)`
 pub(super) fn divide(
     workers: &Workers,
     r: View<'_>,
-    z: View<'_>,
-    z2: Option<View<'_>>,
+    (z, z2): (View<'_>, Option<View<'_>>),
     by: Divisor,
     scale: f32,
     y: Target<'_>,
 ) {
-    match by {
-        Divisor::Signed(eps) => quotients(workers, r, z, z2, y, |r, z| scale * Divisor::Signed(eps).quotient(r, z)),
-        Divisor::NonZero => quotients(workers, r, z, z2, y, |r, z| scale * Divisor::NonZero.quotient(r, z)),
-        Divisor::Shifted(eps) => quotients(workers, r, z, z2, y, |r, z| scale * Divisor::Shifted(eps).quotient(r, z)),
-    }
-}
-
-fn quotients(
-    workers: &Workers,
-    r: View<'_>,
-    z: View<'_>,
-    z2: Option<View<'_>>,
-    y: Target<'_>,
-    quotient: impl Fn(f32, f32) -> f32 + Sync,
-) {
     let lanes = y.lanes;
-    y.parts(workers, GRAIN, |b, start, y| {
-        let (r, z) = (&r.of(b, lanes)[start..], &z.of(b, lanes)[start..]);
+    by_kind!(by, |quotient| y.parts(workers, GRAIN, |b, start, y| {
+        let [r, z] = [r, z].map(|x| &x.of(b, lanes)[start..]);
         match z2 {
-            None => y.iter_mut().zip(r).zip(z).for_each(|((y, r), z)| *y = quotient(*r, *z)),
+            None => y.iter_mut().zip(r).zip(z).for_each(|((y, r), z)| *y = scale * quotient(*r, *z)),
             Some(z2) => {
-                let z2 = &z2.of(b, lanes)[start..];
-                y.iter_mut().zip(r).zip(z).zip(z2).for_each(|(((y, r), z), z2)| *y = quotient(*r, z + z2));
+                let terms = z.iter().zip(&z2.of(b, lanes)[start..]);
+                y.iter_mut().zip(r).zip(terms).for_each(|((y, r), (z, z2))| *y = scale * quotient(*r, z + z2));
             }
         }
-    });
+    }));
+}
+
+/// `ya = a·c` and `yb = b·c` with `c = r / (a + b)`
+pub(super) fn split(workers: &Workers, [a, b]: [View<'_>; 2], r: View<'_>, by: Divisor, [ya, yb]: [Target<'_>; 2]) {
+    let (lanes, len, other) = (ya.lanes, ya.len, Shared::new(yb.data));
+    by_kind!(by, |quotient| ya.parts(workers, GRAIN, |i, start, ya| {
+        // SAFETY: the same part of the other result, which is as long; parts are disjoint.
+        let yb = unsafe { std::slice::from_raw_parts_mut(other.at(i * len + start), ya.len()) };
+        let [a, b, r] = [a, b, r].map(|x| &x.of(i, lanes)[start..]);
+        for ((ya, yb), ((a, b), r)) in ya.iter_mut().zip(yb).zip(a.iter().zip(b).zip(r)) {
+            let c = quotient(*r, a + b);
+            (*ya, *yb) = (a * c, b * c);
+        }
+    }));
 }
 
 /// `y[pixel, c] = values[c]`

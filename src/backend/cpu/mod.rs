@@ -162,7 +162,7 @@ impl Backend for Cpu {
         };
         for step in &steps {
             let need = match &step.instr {
-                Instr::Conv { g, w, .. } => conv(self, *g, *w, Direction::Forward),
+                Instr::Conv { g, w, .. } | Instr::Quotient { g, w, .. } => conv(self, *g, *w, Direction::Forward),
                 Instr::ConvBack { g, w, .. } => conv(self, *g, *w, Direction::Backward),
                 Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => linear::scratch(self.graph.param(w.param), *w),
                 Instr::Correlate { g, .. } | Instr::ConvBy { g, .. } | Instr::ConvBackBy { g, .. } => {

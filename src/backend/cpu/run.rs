@@ -1,6 +1,7 @@
 //! From instructions to the functions that compute them.
 
 use super::conv::ConvKey;
+use super::epilogue::Epilogue;
 use super::linear::Weight;
 use super::operands::{Base, Operands};
 use super::{Batch, Cpu, correlate, elementwise, head, layers, linear, maps, noise, reduce, resample, resize};
@@ -47,18 +48,21 @@ impl Cpu {
             Instr::Conv { g, w: weight, bias, x, add, relu, y } => {
                 let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward, samples }];
                 let param = self.graph.param(weight.param);
-                kernel.forward(w, param, view!(x), *bias, base!(add, y), *relu, target!(y));
+                let bias = bias.map(|variant| (param.bias.as_slice(), variant));
+                let epilogue = Epilogue::Forward { bias, relu: *relu };
+                kernel.run(w, param, view!(x), epilogue, base!(add, y), target!(y));
+            }
+            Instr::Quotient { g, w: weight, bias, x, add, r, by, scale, y } => {
+                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward, samples }];
+                let param = self.graph.param(weight.param);
+                let bias = bias.map(|variant| (param.bias.as_slice(), variant));
+                let epilogue = Epilogue::Quotient { bias, r: view!(r), by: *by, scale: *scale };
+                kernel.run(w, param, view!(x), epilogue, base!(add, y), target!(y));
             }
             Instr::ConvBack { g, w: weight, dy, mul, add, dx, .. } => {
                 let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward, samples }];
-                kernel.backward(
-                    w,
-                    self.graph.param(weight.param),
-                    view!(dy),
-                    view_opt!(mul),
-                    base!(add, dx),
-                    target!(dx),
-                );
+                let (param, epilogue) = (self.graph.param(weight.param), Epilogue::Backward { mul: view_opt!(mul) });
+                kernel.run(w, param, view!(dy), epilogue, base!(add, dx), target!(dx));
             }
             Instr::Linear { w: weight, bias, x, add, relu, y } => {
                 let param = self.graph.param(weight.param);
@@ -99,7 +103,10 @@ impl Cpu {
                 layers::flatten_back(w, *x, view!(dy), base!(add, dx), target!(dx))
             }
             Instr::Divide { r, z, z2, by, scale, y } => {
-                elementwise::divide(w, view!(r), view!(z), view_opt!(z2), *by, *scale, target!(y));
+                elementwise::divide(w, view!(r), (view!(z), view_opt!(z2)), *by, *scale, target!(y));
+            }
+            Instr::Split { a, b, r, by, ya, yb } => {
+                elementwise::split(w, [view!(a), view!(b)], view!(r), *by, [target!(ya), target!(yb)]);
             }
             Instr::Larger { a, b, y } => {
                 elementwise::binary(w, view!(a), view!(b), Base::Zero, target!(y), f32::max);

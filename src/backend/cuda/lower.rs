@@ -6,7 +6,7 @@ use super::args::*;
 use super::fill::{self, Binary, Place, average, channel, head, pool};
 use super::kernels::{self as k, Kernel};
 use super::launch::MOST;
-use super::product::{ConvBackArgs, Product, is_plain, kind, point};
+use super::product::{ConvBackArgs, Product, kind, point};
 use super::{Cuda, Program};
 use crate::backend::taps::{self, Direction};
 use crate::backend::{Instr, Slot, Unary, Variant};
@@ -47,12 +47,14 @@ impl Cuda {
             Instr::Unfold { y, .. } => self.unfold(program, v(y), samples),
             Instr::Conv { g, w, bias, x, add, relu, y } => {
                 let (add, relu) = (add.as_ref(), *relu);
-                let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
-                let weight = self.weights.conv(g, *w, Direction::Forward)?;
-                match is_plain(g).then(|| kind(&product, false)).flatten() {
-                    Some(kind) => self.multiply(&kind, &product, weight, &at),
-                    None => self.convolve(&product, &taps::phases(g, Direction::Forward)[0], weight, &at),
-                }
+                self.conv(g, &Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y }, &at)
+            }
+            Instr::Quotient { g, w, bias, x, add, r, by, scale, y } => {
+                let (add, relu) = (add.as_ref(), false);
+                self.conv(g, &Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y }, &at)?;
+                let (code, s) = fill::divisor(*by);
+                let args = EltwiseArgs { code, s, scale: *scale, ..elementwise(r, v(y), y) };
+                self.each(&k::DIVIDE, y.len, count(y), &args)
             }
             Instr::ConvBack { g, w, exact, dy, mul, add, dx } => {
                 let weight = self.weights.conv(g, *w, Direction::Backward)?;
@@ -124,6 +126,14 @@ impl Cuda {
                 let (code, s) = fill::divisor(*by);
                 let args = EltwiseArgs { c: opt(z2), code, s, scale: *scale, ..elementwise(r, v(z), y) };
                 self.each(&k::DIVIDE, y.len, count(y), &args)
+            }
+            Instr::Split { a, b, r, by, ya, yb } => {
+                // The factor of both lies where the second result will.
+                let (code, s) = fill::divisor(*by);
+                let args = EltwiseArgs { c: v(b), code, s, ..elementwise(r, v(a), yb) };
+                self.each(&k::DIVIDE, yb.len, count(yb), &args)?;
+                binary(Binary::Multiply, a, yb, &None, ya)?;
+                binary(Binary::Multiply, b, yb, &None, yb)
             }
             Instr::Totals { x, y } => reduce(&k::TOTALS, x, (1, 1), y),
             Instr::Range { x, channels, y } => reduce(&k::RANGE, x, *channels, y),

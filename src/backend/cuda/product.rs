@@ -81,6 +81,15 @@ pub(super) struct ConvBackArgs {
 }
 
 impl Cuda {
+    /// A convolution.
+    pub(super) fn conv(&mut self, g: &ConvGeom, product: &Product<'_>, at: &Place) -> Result<()> {
+        let weight = self.weights.conv(g, *product.w, Direction::Forward)?;
+        match is_plain(g).then(|| kind(product, false)).flatten() {
+            Some(kind) => self.multiply(&kind, product, weight, at),
+            None => self.convolve(product, &taps::phases(g, Direction::Forward)[0], weight, at),
+        }
+    }
+
     /// A product by cuBLASLt.
     pub(super) fn multiply(&mut self, kind: &Kind, product: &Product<'_>, weight: u64, at: &Place) -> Result<()> {
         let rows = at.count(product.y) * product.result.h * product.result.w;

@@ -32,8 +32,8 @@ impl Cuda {
         let (mut axes, mut palettes) = (vec![], None);
         for (i, step) in steps.iter().enumerate() {
             match &step.instr {
-                Instr::Conv { g, w, bias, x, add, relu, y } => {
-                    let (add, relu) = (add.as_ref(), *relu);
+                Instr::Conv { g, w, bias, x, add, y, .. } | Instr::Quotient { g, w, bias, x, add, y, .. } => {
+                    let (add, relu) = (add.as_ref(), matches!(step.instr, Instr::Conv { relu: true, .. }));
                     let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
                     let kind = is_plain(g).then(|| kind(&product, false)).flatten();
                     kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
