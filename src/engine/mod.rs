@@ -6,6 +6,7 @@ mod mosaic;
 mod plan;
 mod program;
 mod rules;
+mod sharing;
 mod tail;
 mod walk;
 

@@ -46,24 +46,15 @@ struct Axis {
 type View = Vec<u32>;
 
 impl Mosaic {
-    /// For patches that are sampled as `resample` says and have values of `shapes`: up to the first node that is `asked`
-    /// for, or before one that is not worth it, or is `told` to say more than its value. `None` where nothing is left.
-    pub fn new(
-        graph: &Graph,
-        shapes: &[Shape],
-        resample: &Resample,
-        asked: impl Fn(NodeId) -> bool,
-        told: impl Fn(NodeId) -> bool,
-    ) -> Option<Self> {
+    /// For patches that are sampled as `resample` says and have values of `shapes`: before the first node that is not worth
+    /// it. `None` where nothing is.
+    pub fn new(graph: &Graph, shapes: &[Shape], resample: &Resample) -> Option<Self> {
         let (rows, row_samples) = Axis::of_samples(&resample.rows, resample.image.0);
         let (cols, col_samples) = Axis::of_samples(&resample.cols, resample.image.1);
         let input = Value { axes: [rows, cols], channels: shapes[0].c, inputs: vec![], window: None };
         let resample = Resample { rows: row_samples, cols: col_samples, ..resample.clone() };
         let mut mosaic = Self { values: vec![input], resample };
         for node in (1..graph.nodes().len()).map(NodeId) {
-            if asked(NodeId(node.0 - 1)) || told(node) {
-                break;
-            }
             match mosaic.value(graph, node, shapes[node.0]).filter(|value| value.part(shapes[node.0]) <= WORTH) {
                 Some(value) => mosaic.values.push(value),
                 None => break,
@@ -112,10 +103,19 @@ impl Mosaic {
         Some(Value { axes, channels: shape.c, inputs, window })
     }
 
-    /// The values that nodes without a mosaic read.
-    pub fn exports(&self, graph: &Graph) -> impl Iterator<Item = NodeId> {
-        let outside = |node: &NodeId| graph.readers(*node).iter().any(|reader| reader.0 >= self.values.len());
-        (0..self.values.len()).map(NodeId).filter(outside)
+    /// The nodes that have one.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.values.len()).map(NodeId)
+    }
+
+    /// Whether a node has one.
+    pub fn has(&self, node: NodeId) -> bool {
+        node.0 < self.values.len()
+    }
+
+    /// The pixels of a node's mosaic as a part of those of all patches, each of which has such a value.
+    pub fn part(&self, node: NodeId, patch: Shape) -> f64 {
+        self.values[node.0].part(patch)
     }
 
     /// Shape of a node's mosaic; that of nothing where it has none.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::mosaic::Mosaic;
 use super::program::{Audit, Reg, Writer};
+use super::sharing::{self, Shared};
 use super::tail::{self, Tail};
 use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
 use crate::error::{ErrorKind, Result};
@@ -138,8 +138,8 @@ struct Draft<'g> {
     p: Slot,
     tails: Vec<tail::Draft>,
     audits: Vec<Vec<Audit<Slot>>>,
-    /// The program of what its patches have in common.
-    mosaic: Option<(Writer<'g>, Tables)>,
+    /// What its patches have in common.
+    shared: Option<Shared<'g>>,
 }
 
 /// All programs of a request, laid out.
@@ -147,6 +147,8 @@ struct Layout<'g> {
     whole: (Draft<'g>, Vec<Step<Slot>>),
     patches: Option<(Draft<'g>, Vec<Step<Slot>>)>,
     mosaic: Option<(Vec<Step<Slot>>, Tables)>,
+    /// Bytes that methods' values take which patches have in common.
+    shared: u64,
     classes: Slot,
     probabilities: Slot,
     chunk: usize,
@@ -180,18 +182,20 @@ impl<'g> Layout<'g> {
             bytes = bytes.max(end);
             steps
         };
-        let mut chunk = 1;
-        let mut mosaic = None;
+        let (mut chunk, mut mosaic, mut shared) = (1, None, 0);
         let patches = patches.map(|mut draft| {
             let (one, end) = draft.writer.lay_out(base, 1);
             let sample = (end - base).max(1);
-            let room = request.memory.min(request.comfortable).saturating_sub(base as u64) / sample as u64;
+            let kept = draft.shared.take();
+            shared = kept.as_ref().map_or(0, |kept| kept.bytes as u64);
+            let room = request.memory.min(request.comfortable.saturating_add(shared));
+            let room = room.saturating_sub(base as u64) / sample as u64;
             chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
             let steps = lay(if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) });
-            mosaic = draft.mosaic.take().map(|(writer, tables)| (lay(writer.lay_out(base, 1)), tables));
+            mosaic = kept.map(|kept| (lay(kept.writer.lay_out(base, 1)), kept.tables));
             (draft, steps)
         });
-        Ok(Self { whole: (whole, whole_steps), patches, mosaic, classes, probabilities, chunk, bytes })
+        Ok(Self { whole: (whole, whole_steps), patches, mosaic, shared, classes, probabilities, chunk, bytes })
     }
 }
 
@@ -202,10 +206,11 @@ impl<B: Backend> Plan<B> {
     /// When grid, image and network do not fit together, or the memory does not suffice for a single patch.
     pub fn new(network: &Network, request: &Request, backend: &mut B) -> Result<Self> {
         let mut layout = Layout::new(network, request, backend.storage(), request.sharing)?;
-        if layout.mosaic.is_some() && layout.bytes as u64 > request.memory.min(request.comfortable) {
+        let most = request.memory.min(request.comfortable.saturating_add(layout.shared));
+        if layout.mosaic.is_some() && layout.bytes as u64 > most {
             layout = Layout::new(network, request, backend.storage(), false)?;
         }
-        let Layout { whole, patches, mosaic, classes, probabilities, chunk, bytes } = layout;
+        let Layout { whole, patches, mosaic, classes, probabilities, chunk, bytes, .. } = layout;
         if bytes as u64 > request.memory {
             let Working { h, w, .. } = request.working;
             let what = format!("{} of {w}×{h} pixels, one patch at a time,", network.model.name);
@@ -303,10 +308,11 @@ impl<'g> Draft<'g> {
         });
         let tails = tails.collect();
         let tables = tables((1, 1));
-        let mosaic = (sharing && patches > 1).then(|| share(&mut w, &tables, storage, fixed)).flatten();
+        let most = request.memory.min(request.comfortable) / 4 * 3;
+        let shared = (sharing && patches > 1).then(|| sharing::share(&mut w, &tables, storage, most, fixed)).flatten();
         w.forward();
         w.unfold(grid.image);
-        Ok(Self { writer: w, grid, tables, p, tails, audits, mosaic })
+        Ok(Self { writer: w, grid, tables, p, tails, audits, shared })
     }
 
     fn ready<B: Backend>(self, steps: Vec<Step<Slot>>, backend: &mut B) -> Result<Stage<B::Program>> {
@@ -314,22 +320,6 @@ impl<'g> Draft<'g> {
         let tails = self.tails.into_iter().map(|tail| tail.ready(backend)).collect::<Result<_>>()?;
         Ok(Stage { body, grid: self.grid, p: self.p, tails, audits: self.audits })
     }
-}
-
-/// Lets a program take what its patches have in common from a mosaic, as far as that is worth it. Returns the program
-/// that computes it.
-fn share<'g>(w: &mut Writer<'g>, tables: &Tables, storage: Storage, fixed: &mut Fixed) -> Option<(Writer<'g>, Tables)> {
-    let (asked, told) = (|node| w.is_asked(node), |node| w.has_winners(node));
-    let mosaic = Arc::new(Mosaic::new(w.graph, &w.shapes, &tables.resample, asked, told)?);
-    let mut shared = Writer::of_mosaic(w.graph, mosaic.clone(), storage);
-    for node in mosaic.exports(w.graph) {
-        let slot = fixed.place(mosaic.shape(node).len(), 1, storage.activation, None);
-        shared.put(node, slot);
-        w.give(node, slot, mosaic.cut(node));
-    }
-    shared.forward();
-    shared.unfold(mosaic.resample.image);
-    Some((shared, Tables { resample: mosaic.resample.clone(), ..tables.clone() }))
 }
 
 /// Numbers of a result of `Totals`, of which the first is the sum.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mosaic::Mosaic;
-use crate::backend::{Divisor, Dtype, Instr, Picks, Slot, Step, Storage, Unary};
+use crate::backend::{Divisor, Dtype, Instr, Picks, Slot, Step, Storage, Unary, Variant, WeightRef};
 use crate::error::Result;
 use crate::net::{Graph, NodeId, Op, Shape};
 
@@ -51,6 +51,17 @@ impl<R> Audit<R> {
     }
 }
 
+/// A sum that a program forms of a node's value: `w*x + bias`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sum {
+    /// The convolution whose input the value is.
+    pub node: NodeId,
+    w: WeightRef,
+    bias: Option<Variant>,
+    /// What is made of it.
+    y: Reg,
+}
+
 /// A program that is being written for one input size.
 pub struct Writer<'g> {
     /// The network.
@@ -65,6 +76,10 @@ pub struct Writer<'g> {
     winners: HashMap<NodeId, Reg>,
     /// Values that are not computed but cut out of a mosaic.
     given: HashMap<NodeId, (Reg, Picks)>,
+    /// Sums that are formed of values during the forward pass, and where they go.
+    formed: Vec<(Sum, Reg)>,
+    /// Inputs as the operations of nodes see them, where that is not as they are.
+    views: HashMap<(NodeId, usize), Reg>,
     regs: Vec<RegInfo>,
     steps: Vec<Step<Reg>>,
     /// First step of the program that is being written: a nested one begins later.
@@ -90,10 +105,23 @@ impl<'g> Writer<'g> {
     }
 
     fn with_shapes(graph: &'g Graph, shapes: Vec<Shape>, lanes: usize, storage: Storage) -> Self {
-        let (values, winners, given) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let (regs, steps, node) = (vec![], vec![], String::new());
-        let (mosaic, start, audits) = (None, 0, None);
-        Self { graph, shapes, lanes, storage, mosaic, values, winners, given, regs, steps, start, node, audits }
+        Self {
+            graph,
+            shapes,
+            lanes,
+            storage,
+            mosaic: None,
+            values: HashMap::new(),
+            winners: HashMap::new(),
+            given: HashMap::new(),
+            formed: vec![],
+            views: HashMap::new(),
+            regs: vec![],
+            steps: vec![],
+            start: 0,
+            node: String::new(),
+            audits: None,
+        }
     }
 
     /// Writes a program that runs the network on another input: `write` asks for values of that run. They end with it,

@@ -1,7 +1,7 @@
 //! The forward pass: what of the network a program needs, with epilogues fused, inputs gathered for a mosaic, and values
 //! that are cut out of one.
 
-use super::{Reg, Writer};
+use super::{Reg, Sum, Writer};
 use crate::backend::{AvgGeom, ConvGeom, Instr, Picks, PoolGeom, Slot, Step, Unary, Variant, WeightRef};
 use crate::net::{NodeId, Op, Shape, Window};
 
@@ -18,20 +18,68 @@ impl Writer<'_> {
         self.given.insert(node, (mosaic, cut));
     }
 
+    /// The sums that the steps written so far form of values.
+    pub(in crate::engine) fn sums(&self) -> Vec<Sum> {
+        let is = |node: &NodeId, layer| matches!(self.graph.node(*node).op, Op::Conv { param, .. } if param == layer);
+        let sum = |step: &Step<Reg>| match step.instr {
+            Instr::Conv { w, bias, x, add: None, relu: false, y, .. }
+            | Instr::Quotient { w, bias, x, add: None, y, .. } => {
+                let node = self.nodes().find(|node| is(node, w.param))?;
+                let input = self.resolve(self.graph.node(node).inputs[0]);
+                (self.values.get(&input) == Some(&x)).then_some(Sum { node, w, bias, y })
+            }
+            _ => None,
+        };
+        self.steps.iter().filter_map(sum).collect()
+    }
+
+    /// Lets a sum be formed during the forward pass and lie in a slot.
+    pub(in crate::engine) fn form(&mut self, sum: &Sum, slot: Slot) {
+        self.value(self.graph.node(sum.node).inputs[0]);
+        let y = self.fixed(slot);
+        self.formed.push((*sum, y));
+    }
+
+    /// Lets a sum be cut out of its mosaic, which lies in a slot.
+    pub(in crate::engine) fn give_sum(&mut self, sum: &Sum, slot: Slot, picks: Picks) {
+        let x = self.fixed(slot);
+        let len = picks.to.len();
+        for step in std::mem::take(&mut self.steps) {
+            match step.instr {
+                Instr::Conv { y, .. } if y == sum.y => {
+                    self.steps.push(Step { instr: Instr::Gather { picks: picks.clone(), x, y }, ..step });
+                }
+                Instr::Quotient { r, by, scale, y, .. } if y == sum.y => {
+                    let z = self.reg(len);
+                    let gather = Instr::Gather { picks: picks.clone(), x, y: z };
+                    self.steps.push(Step { node: step.node.clone(), instr: gather });
+                    self.steps.push(Step { instr: Instr::Divide { r, z, z2: None, by, scale, y }, ..step });
+                }
+                _ => self.steps.push(step),
+            }
+        }
+    }
+
     /// An input as the operation of a node sees it, and its shape.
     fn input(&mut self, node: NodeId, i: usize) -> (Reg, Shape) {
         let input = self.graph.node(node).inputs[i];
         let x = self.value(input);
-        match self.mosaic.as_ref().and_then(|mosaic| mosaic.picks(node, i)).cloned() {
-            None => (x, self.shape(input)),
-            Some(picks) => (self.gather(x, &picks), picks.to),
+        let Some(picks) = self.mosaic.as_ref().and_then(|mosaic| mosaic.picks(node, i)).cloned() else {
+            return (x, self.shape(input));
+        };
+        let shape = picks.to;
+        if let Some(view) = self.views.get(&(node, i)) {
+            return (*view, shape);
         }
+        let y = self.activation(shape.len());
+        self.push(Instr::Gather { picks, x, y });
+        self.views.insert((node, i), y);
+        (y, shape)
     }
 
-    fn gather(&mut self, x: Reg, picks: &Picks) -> Reg {
-        let y = self.activation(picks.to.len());
-        self.push(Instr::Gather { picks: picks.clone(), x, y });
-        y
+    /// The window of a node's operation on its input as it sees it.
+    fn window(&self, node: NodeId, window: &Window) -> Window {
+        self.mosaic.as_ref().and_then(|mosaic| mosaic.window(node)).unwrap_or(*window)
     }
 
     /// Puts the forward pass, as far as values were asked for, before the steps written so far.
@@ -50,12 +98,23 @@ impl Writer<'_> {
             if needed[node.0] && !done[node.0] {
                 self.forward_node(node, &asked, &mut done);
             }
+            let formed: Vec<(Sum, Reg)> = self.formed.iter().filter(|(sum, _)| sum.node == node).copied().collect();
+            formed.into_iter().for_each(|(sum, y)| self.form_sum(&sum, y));
         }
         self.steps.extend(rest);
     }
 
     fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.graph.nodes().len()).map(NodeId)
+    }
+
+    fn form_sum(&mut self, sum: &Sum, y: Reg) {
+        let graph = self.graph;
+        let Op::Conv { window, .. } = &graph.node(sum.node).op else { return };
+        self.at(&graph.node(sum.node).name);
+        let (x, shape) = self.input(sum.node, 0);
+        let g = ConvGeom { window: self.window(sum.node, window), x: shape, y: self.shape(sum.node) };
+        self.push(Instr::Conv { g, w: sum.w, bias: sum.bias, x, add: None, relu: false, y });
     }
 
     /// Writes one node together with the nodes after it that fuse into it.
@@ -96,10 +155,9 @@ impl Writer<'_> {
             }
         }
         done[node.0] = true;
-        let window = |window: &Window| self.mosaic.as_ref().and_then(|mosaic| mosaic.window(node)).unwrap_or(*window);
         let op = match &graph.node(node).op {
-            Op::Conv { window: w, param } => Op::Conv { window: window(w), param: *param },
-            Op::MaxPool(w) => Op::MaxPool(window(w)),
+            Op::Conv { window, param } => Op::Conv { window: self.window(node, window), param: *param },
+            Op::MaxPool(window) => Op::MaxPool(self.window(node, window)),
             op => op.clone(),
         };
         let x = (!inputs.is_empty()).then(|| self.input(node, 0));
