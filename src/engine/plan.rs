@@ -187,7 +187,7 @@ impl<'g> Layout<'g> {
             let (one, end) = draft.writer.lay_out(base, 1);
             let sample = (end - base).max(1);
             let kept = draft.shared.take();
-            shared = kept.as_ref().map_or(0, |kept| kept.bytes as u64);
+            shared = kept.as_ref().map_or(0, |kept| kept.bytes);
             let room = request.memory.min(request.comfortable.saturating_add(shared));
             let room = room.saturating_sub(base as u64) / sample as u64;
             chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));

@@ -9,15 +9,16 @@ use super::program::{Sum, Writer};
 use crate::backend::{Dtype, Storage, Tables};
 use crate::net::{Graph, NodeId, Op, Shape};
 
-/// A value that a method reads must save so much of a patch's forward pass if it took the memory of all its values.
-const LEAST: f64 = 0.35;
+/// Multiplications that a method must be spared for each number which a patch takes from what is shared: to copy it costs
+/// about half as much.
+const LEAST: f64 = 600.0;
 
 /// The program of what patches have in common.
 pub(super) struct Shared<'g> {
     pub writer: Writer<'g>,
     pub tables: Tables,
-    /// Memory of what is kept for the methods' sake.
-    pub bytes: usize,
+    /// Memory of what is kept for methods to read.
+    pub bytes: u64,
 }
 
 /// Something that patches can take from a mosaic instead of computing it.
@@ -26,14 +27,12 @@ struct Export {
     /// A sum that the node's layer forms; else it is the node's value.
     sum: Option<Sum>,
     dtype: Dtype,
-    /// Multiplications that are saved, as a part of those of all patches.
-    saved: f64,
-    /// Bytes of its mosaic,
-    bytes: usize,
-    /// and as a part of those of all of a patch's values.
-    size: f64,
-    /// Whether the method did not ask for it.
-    unasked: bool,
+    /// Multiplications that are spared for each number which a patch takes,
+    spared: f64,
+    /// and for each that is kept.
+    density: f64,
+    /// Memory that is taken for methods to read it; none where patches go on from it.
+    bytes: u64,
 }
 
 /// Lets a program take what its patches have in common from a mosaic, as far as that is worth it and what methods read
@@ -47,12 +46,11 @@ pub(super) fn share<'g>(
 ) -> Option<Shared<'g>> {
     let mosaic = Arc::new(Mosaic::new(w.graph, &w.shapes, &tables.resample)?);
     let mut exports = exports(w, &mosaic, storage);
-    let worth = |export: &Export| export.saved / export.size;
-    exports.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
+    exports.sort_by(|a, b| b.density.total_cmp(&a.density));
     let mut bytes = 0;
     exports.retain(|export| {
-        let fits = export.unasked || (worth(export) >= LEAST && (bytes + export.bytes) as u64 <= most);
-        bytes += if fits && !export.unasked { export.bytes } else { 0 };
+        let fits = export.bytes == 0 || (export.spared >= LEAST && bytes + export.bytes <= most);
+        bytes += if fits { export.bytes } else { 0 };
         fits
     });
     if exports.is_empty() {
@@ -80,30 +78,37 @@ pub(super) fn share<'g>(
 /// All that a program could take from a mosaic.
 fn exports(w: &Writer<'_>, mosaic: &Mosaic, storage: Storage) -> Vec<Export> {
     let graph = w.graph;
-    let all = || (0..graph.nodes().len()).map(NodeId);
-    let (work, values): (Vec<usize>, Vec<usize>) =
-        all().map(|node| (multiplications(graph, &w.shapes, node), w.shape(node).len())).unzip();
-    let (total, of_patch) = (work.iter().sum::<usize>() as f64, values.iter().sum::<usize>() as f64);
-    let export = |node: NodeId, sum, dtype, saved: usize, unasked| {
-        let len = mosaic.shape(node).len();
-        let saved = saved as f64 * (1.0 - mosaic.part(node, w.shape(node))) / total;
-        Export { node, sum, dtype, saved, bytes: len * dtype.bytes(), size: len as f64 / of_patch, unasked }
+    let export = |node: NodeId, sum, dtype: Dtype, work: usize, read| {
+        let (patch, len) = (w.shape(node), mosaic.shape(node).len());
+        let part = mosaic.part(node, patch);
+        let spared = work as f64 * (1.0 - part) / patch.len() as f64;
+        let bytes = if read { (len * dtype.bytes()) as u64 } else { 0 };
+        Export { node, sum, dtype, spared, density: spared / part, bytes }
     };
-    // The winners of a max pooling come from the patch, and its value with them.
-    let read = |node: NodeId| graph.readers(node).iter().any(|reader| !mosaic.has(*reader) || w.has_winners(*reader));
-    let mut found = vec![];
-    // Multiplications for a node's value in a patch that has what the method asked for.
-    let mut cost = work.clone();
-    for node in mosaic.nodes().skip(1) {
-        let there = |input: &&NodeId| w.is_asked(**input) || w.has_winners(**input) || read(**input);
-        cost[node.0] += graph.node(node).inputs.iter().filter(|i| !there(i)).map(|i| cost[i.0]).sum::<usize>();
-        if !w.has_winners(node) && (w.is_asked(node) || read(node)) {
-            found.push(export(node, None, storage.activation, cost[node.0], !w.is_asked(node)));
+    // What a max pooling chose is found in the patch, and its value with it.
+    let is_chosen_from = |node: NodeId| graph.readers(node).iter().any(|reader| w.has_winners(*reader));
+    let is_read = |node: NodeId| w.is_asked(node) || is_chosen_from(node);
+    let leaves = |node: NodeId| graph.readers(node).iter().any(|reader| !mosaic.has(*reader));
+    let is_there = |node: NodeId| is_read(node) || leaves(node) || w.has_winners(node);
+    let work = |node: NodeId| multiplications(graph, &w.shapes, node);
+    // For a node's value, in a patch that has all others which it could take.
+    let cost = |node: NodeId| {
+        let (mut seen, mut rest, mut cost) = (vec![false; node.0], vec![node], 0);
+        while let Some(node) = rest.pop() {
+            cost += work(node);
+            for input in graph.node(node).inputs.iter().filter(|input| !is_there(**input)) {
+                if !std::mem::replace(&mut seen[input.0], true) {
+                    rest.push(*input);
+                }
+            }
         }
-    }
+        cost
+    };
+    let values = mosaic.nodes().skip(1).filter(|node| !w.has_winners(*node) && is_there(*node));
+    let values = values.map(|node| export(node, None, storage.activation, cost(node), is_read(node)));
     let sums = w.sums().into_iter().filter(|sum| mosaic.has(sum.node));
-    found.extend(sums.map(|sum| export(sum.node, Some(sum), Dtype::F32, work[sum.node.0], false)));
-    found
+    let sums = sums.map(|sum| export(sum.node, Some(sum), Dtype::F32, work(sum.node), true));
+    values.chain(sums).collect()
 }
 
 /// Multiplications of a layer, for one patch.
