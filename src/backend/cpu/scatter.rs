@@ -12,8 +12,15 @@ use crate::backend::ConvGeom;
 use crate::backend::taps::Direction;
 use crate::net::{Param, Shape, Window};
 
-/// Rows of the result that one thread makes at a time. Source rows at their borders are multiplied twice.
-const BAND: usize = 32;
+/// Pixels that are multiplied at once: so many that a panel of weights is read seldom.
+const PIXELS: usize = 2 * ROWS;
+
+/// Rows of the result that one thread makes at a time: many, because source rows at their borders are multiplied twice; few
+/// enough for several threads and to stay near the core.
+fn rows_of_band(height: usize) -> usize {
+    const ROWS: usize = 80;
+    height.div_ceil((height / ROWS).max(4).next_multiple_of(2))
+}
 
 /// Whether products are scattered.
 pub(super) fn suits(direction: Direction, result: Shape) -> bool {
@@ -28,7 +35,7 @@ fn width(g: &ConvGeom) -> usize {
 /// Scratch memory in elements: of each thread and of all together.
 pub(super) fn scratch(g: &ConvGeom) -> (usize, usize) {
     let panels = width(g).div_ceil(PANEL);
-    (BAND.min(g.x.h) * g.x.w * g.x.c + ROWS * (panels * PANEL + LANES), panels * g.y.c * PANEL)
+    (rows_of_band(g.x.h) * g.x.w * g.x.c + PIXELS * (panels * PANEL + LANES), panels * g.y.c * PANEL)
 }
 
 /// Runs an input-gradient, band by band. The order in which an element's products are added does not depend on the band.
@@ -37,11 +44,12 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &
     let mut packed = workers.transformed();
     pack(kernel, param, &mut packed);
     let (count, len) = (dx.count(), dx.len);
-    let bands = g.x.h.div_ceil(BAND);
+    let height = rows_of_band(g.x.h);
+    let bands = g.x.h.div_ceil(height);
     let result = Shared::new(dx.data);
     workers.each(count * bands, |i| {
-        let (b, first) = (i / bands, i % bands * BAND);
-        let rows = first..(first + BAND).min(g.x.h);
+        let (b, first) = (i / bands, i % bands * height);
+        let rows = first..(first + height).min(g.x.h);
         let mut scratch = workers.scratch();
         let (sums, products) = scratch.split_at_mut(rows.len() * g.x.w * g.x.c);
         band(g, &packed, call.source.of(b, call.lanes), rows, sums, products);
@@ -75,8 +83,8 @@ fn band(g: &ConvGeom, packed: &[f32], dy: &[f32], rows: Range<usize>, sums: &mut
     let first = (rows.start + pad[0] + 1).saturating_sub(kernel[0]).div_ceil(stride[0]);
     let last = ((rows.end - 1 + pad[0]) / stride[0] + 1).min(g.y.h);
     for y in first..last {
-        for x in (0..g.y.w).step_by(ROWS) {
-            let count = ROWS.min(g.y.w - x);
+        for x in (0..g.y.w).step_by(PIXELS) {
+            let count = PIXELS.min(g.y.w - x);
             let pixels = Rows { data: &dy[(y * g.y.w + x) * k..], stride: k };
             for (panel, weight) in packed.chunks_exact(k * PANEL).take(width(g).div_ceil(PANEL)).enumerate() {
                 let c = RowsMut { data: &mut products[panel * PANEL..], stride: stride_of_products };
