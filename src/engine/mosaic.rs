@@ -4,7 +4,8 @@
 //! else; not those near a patch's border, where samples are repeated and layers padded. Along each axis, two positions
 //! hold the same value when their windows read the same positions of the input. A *mosaic* has each different position
 //! once: that of the network's input follows from the samples, every other one from its input's, and the patches are
-//! cut out of the last. Nothing here knows a network, a grid or a size; where nothing coincides, nothing is shared.
+//! cut out of those that `sharing.rs` chooses. Nothing here knows a network, a grid or a size; where nothing coincides,
+//! nothing is shared.
 
 use std::collections::HashMap;
 
