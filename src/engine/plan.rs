@@ -45,6 +45,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Most bytes for the sake of speed: for batches and for what patches have in common, of which methods read `shared`.
+    fn most(&self, shared: u64) -> u64 {
+        self.memory.min(self.comfortable.saturating_add(shared))
+    }
+
     /// Whether a plan for `other` serves this request: the frame matters only to an overlay of it.
     fn is_served_by(&self, other: &Self) -> bool {
         let frameless = |mut working: Working| {
@@ -188,8 +193,7 @@ impl<'g> Layout<'g> {
             let sample = (end - base).max(1);
             let kept = draft.shared.take();
             shared = kept.as_ref().map_or(0, |kept| kept.bytes);
-            let room = request.memory.min(request.comfortable.saturating_add(shared));
-            let room = room.saturating_sub(base as u64) / sample as u64;
+            let room = request.most(shared).saturating_sub(base as u64) / sample as u64;
             chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
             let steps = lay(if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) });
             mosaic = kept.map(|kept| (lay(kept.writer.lay_out(base, 1)), kept.tables));
@@ -206,8 +210,7 @@ impl<B: Backend> Plan<B> {
     /// When grid, image and network do not fit together, or the memory does not suffice for a single patch.
     pub fn new(network: &Network, request: &Request, backend: &mut B) -> Result<Self> {
         let mut layout = Layout::new(network, request, backend.storage(), request.sharing)?;
-        let most = request.memory.min(request.comfortable.saturating_add(layout.shared));
-        if layout.mosaic.is_some() && layout.bytes as u64 > most {
+        if layout.mosaic.is_some() && layout.bytes as u64 > request.most(layout.shared) {
             layout = Layout::new(network, request, backend.storage(), false)?;
         }
         let Layout { whole, patches, mosaic, classes, probabilities, chunk, bytes, .. } = layout;
@@ -308,7 +311,8 @@ impl<'g> Draft<'g> {
         });
         let tails = tails.collect();
         let tables = tables((1, 1));
-        let most = request.memory.min(request.comfortable) / 4 * 3;
+        // Less than batches take.
+        let most = request.most(0) / 4 * 3;
         let shared = (sharing && patches > 1).then(|| sharing::share(&mut w, &tables, storage, most, fixed)).flatten();
         w.forward();
         w.unfold(grid.image);
