@@ -28,6 +28,8 @@ JOBS = {
     "lrp-ucag": ("UCAG + LRP EpsilonPlus, 36 patches", ["zennit"], 1, ["--method", "lrp-epsilon-plus"]),
 }
 OURS = "ucag-fast"
+# On a picture whose grid does not fit strides: the map of a grid that does, so another one than the reference.
+ALIGNED = "ucag-fast --grid-align"
 PACKAGES = ("openvino", "onnxruntime", "torch", "torchvision", "grad-cam", "zennit", "numpy")
 LEGEND = ["- *Warm job*: decoded photo to map, first one dropped. *Whole process*: start, load, one photo, map on disk.",
           "- *times ours*: median of the rounds' ratios (smallest to largest). *peak*: resident; *beyond weights*: less 4 bytes per parameter. "
@@ -157,6 +159,8 @@ def compare(o, network, photo, job):
     groups = {e: partial(peer_group, o, "worker.py", [e, network, photo, job]) for e in peers if not o.engines or e in o.engines}
     if not o.without_ours:
         groups[OURS] = partial(our_group, o, network, photo, arguments)
+        if photo == "4x3" and job.endswith("ucag"):
+            groups[ALIGNED] = partial(our_group, o, network, photo, [*arguments, "--grid-align"])
     truth = o.cache / f"{network}-{photo}-{job}.npy"
     return alternate(o, f"{network} {photo} {job}", groups, o.rounds, o.samples or samples, lambda _engine, out: error(out, truth))
 
@@ -209,7 +213,7 @@ def table(results, parameters):
         rows = {e: r for e, r in results.items() if r[what]}
         for engine, r in sorted(rows.items(), key=lambda item: statistics.median(sum(item[1][what], []))):
             flat, times = sum(r[what], []), ratio(r[what], rows[OURS][what]) if OURS in rows and engine != OURS else ""
-            lines.append(f"| {f'**{engine}**' if engine == OURS else engine} | {title} | {seconds(min(flat))} | {seconds(statistics.median(flat))} | "
+            lines.append(f"| {f'**{engine}**' if engine.startswith(OURS) else engine} | {title} | {seconds(min(flat))} | {seconds(statistics.median(flat))} | "
                          f"{seconds(max(flat))} | {len(flat)} | {times} | {r['peak'][what]:.0f} | {r['peak'][what] - parameters * 4 / 2**20:.0f} | {r['error']:.1e} |")
     return lines
 

@@ -205,8 +205,11 @@ impl Backend for Cpu {
         let Program { steps, tables } = pass.program;
         let (first, len) = (pass.samples.start, pass.samples.len());
         let batch = Batch { first, image: &self.image, photo: &self.photo, tables };
-        let operands = Operands::new(&mut arena, first, len);
-        steps[pass.steps.clone()].iter().for_each(|step| self.step(&step.instr, &operands, &batch));
+        // All steps inside the pool: entering it for each would wake this thread and one of its own each time.
+        self.workers.pool.install(|| {
+            let operands = Operands::new(&mut arena, first, len);
+            steps[pass.steps.clone()].iter().for_each(|step| self.step(&step.instr, &operands, &batch));
+        });
         self.arena = arena;
         Ok(())
     }
