@@ -56,18 +56,22 @@ fn quotients<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, (h, w, c, o): (usi
     let [x, r, term] = [x, r, term].map(|operand| operand.bytes(0..SAMPLES));
     for (by, add) in DIVISORS.into_iter().flat_map(|by| ADDS.map(|add| (by, add))) {
         let (scale, w, bias) = (-1.5, weight(Variant::Positive), (add != Add::Elsewhere).then_some(Variant::Positive));
-        let (nowhere, in_place) = (add == Add::Nowhere, add == Add::InPlace);
-        let term_of = |o: &[Slot]| o.last().filter(|_| !nowhere).copied();
-        let sum = |o: &[Slot], y: &[Slot]| {
-            let add = if in_place { Some(y[0]) } else { term_of(o) };
-            Instr::Conv { g, w, bias, x: o[0], add, relu: false, y: y[0] }
-        };
+        let in_place = add == Add::InPlace;
+        let term_of = |o: &[Slot]| o.last().filter(|_| add != Add::Nowhere).copied();
+        let sum = |o: &[Slot], y: &[Slot]| Instr::Conv { g, w, bias, x: o[0], add: term_of(o), relu: false, y: y[0] };
         let z = bench.run(&[(1, &x), (1, &term)], (1, len), in_place, sum).remove(0);
         let quotient = |o: &[Slot], y: &[Slot]| Instr::Divide { r: o[0], z: o[1], z2: None, by, scale, y: y[0] };
         let expected = bench.run(&[(1, &r), (1, &z)], (1, len), false, quotient);
-        let both = |o: &[Slot], y: &[Slot]| {
-            let add = if in_place { Some(y[0]) } else { term_of(o) };
-            Instr::Quotient { g, w, bias, x: o[0], add, r: o[1], by, scale, y: y[0] }
+        let both = |o: &[Slot], y: &[Slot]| Instr::Quotient {
+            g,
+            w,
+            bias,
+            x: o[0],
+            add: term_of(o),
+            r: o[1],
+            by,
+            scale,
+            y: y[0],
         };
         let found = bench.run(&[(1, &x), (1, &r), (1, &term)], (1, len), in_place, both);
         assert!(found == expected, "{by:?} of a convolution, {g:?}, add {add:?}");

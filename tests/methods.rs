@@ -221,8 +221,8 @@ fn every_method_on_every_network_on_a_gpu() {
 
 /// What runs on the emulator, in minutes rather than in an hour: the first two methods, which walk to a layer and to the
 /// input, on every network; all on one ResNet; on one VGG those that hand relevance down through several fully connected
-/// layers and max poolings; on bottlenecks those that treat 1×1 convolutions in a way of their own. They share all kernels, and every kernel
-/// is tested by itself.
+/// layers and max poolings; on bottlenecks those that treat 1×1 convolutions in a way of their own. They share all kernels,
+/// and every kernel is tested by itself.
 #[cfg(feature = "cuda")]
 fn methods_on_gpu(network: &str) -> Vec<Method> {
     let runs = |m: &Method| match network {

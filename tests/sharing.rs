@@ -101,3 +101,13 @@ fn what_methods_read_is_shared_too() {
         assert!(found.1 < 0.97 * expected.1, "{method}: nothing is shared");
     }
 }
+
+/// Methods that need values of early layers in each patch, and what max pooling chose there.
+#[test]
+fn what_is_asked_for_is_still_there() {
+    let grid = Grid { n: 3, rho: Some(0.5), alpha: 2.0, mode: Mode::Paper };
+    for method in ["lrp-epsilon-plus", "guided", "layer-cam", "full-grad"] {
+        check("vgg11_bn", (96, 96), grid, method);
+        check("resnet18", (96, 96), grid, method);
+    }
+}

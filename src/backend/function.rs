@@ -71,26 +71,15 @@ pub enum Divisor {
 }
 
 impl Divisor {
-    /// The quotient of two numbers. One division and no branch, so that loops are compiled for vectors.
+    /// The quotient of two numbers. No branch holds a division of its own, so that loops are compiled for
+    /// vectors.
     #[inline(always)]
     pub fn quotient(self, a: f32, b: f32) -> f32 {
-        let or = |found: f32, other| if found == 0.0 { other } else { found };
         match self {
             Self::Signed(eps) => a / (b + if b >= 0.0 { eps } else { -eps }),
-            Self::NonZero => {
-                if b == 0.0 {
-                    0.0
-                } else {
-                    a / b
-                }
-            }
-            Self::Shifted(eps) => {
-                if b == 0.0 {
-                    0.0
-                } else {
-                    a / or(b + eps, eps)
-                }
-            }
+            Self::NonZero | Self::Shifted(_) if b == 0.0 => 0.0,
+            Self::NonZero => a / b,
+            Self::Shifted(eps) => a / if b + eps == 0.0 { eps } else { b + eps },
         }
     }
 }

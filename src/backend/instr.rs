@@ -17,6 +17,13 @@ pub struct ConvGeom {
     pub y: Shape,
 }
 
+impl ConvGeom {
+    /// Multiplications of the plain definition, in either direction.
+    pub fn products(&self) -> usize {
+        self.y.len() * self.window.kernel[0] * self.window.kernel[1] * self.x.c
+    }
+}
+
 /// A max pooling between two shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PoolGeom {

@@ -41,19 +41,13 @@ impl Instr<Slot> {
         let mut operands = 0;
         self.clone().map(|slot, _| operands += slot.bytes(samples));
         let (param, products) = match self {
-            Instr::Conv { g, w, .. } | Instr::Quotient { g, w, .. } => {
-                (Some(w.param), g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c)
-            }
-            Instr::ConvBack { g, w, dx, .. } => {
-                (Some(w.param), dx.lanes * g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c)
-            }
+            Instr::Conv { g, w, .. } | Instr::Quotient { g, w, .. } => (Some(w.param), g.products()),
+            Instr::ConvBack { g, w, dx, .. } => (Some(w.param), dx.lanes * g.products()),
             Instr::Linear { w, x, y, .. } => (Some(w.param), x.len * y.len),
             Instr::LinearBack { w, dy, dx, .. } => (Some(w.param), dx.lanes * dy.len * dx.len),
             Instr::Correlate { g, v: result, .. }
             | Instr::ConvBy { g, y: result, .. }
-            | Instr::ConvBackBy { g, dx: result, .. } => {
-                (None, result.lanes * g.y.len() * g.window.kernel[0] * g.window.kernel[1] * g.x.c)
-            }
+            | Instr::ConvBackBy { g, dx: result, .. } => (None, result.lanes * g.products()),
             _ => (None, 0),
         };
         let weights = param.map_or(0, |p| graph.param(p).len() * weight_bytes);

@@ -311,7 +311,7 @@ impl<'g> Draft<'g> {
         });
         let tails = tails.collect();
         let tables = tables((1, 1));
-        // Less than batches take.
+        // What is kept for methods must leave most of the memory to batches where that is short.
         let most = request.most(0) / 4 * 3;
         let shared = (sharing && patches > 1).then(|| sharing::share(&mut w, &tables, storage, most, fixed)).flatten();
         w.forward();

@@ -6,7 +6,7 @@ use super::linear::Weight;
 use super::operands::{Base, Operands};
 use super::{Batch, Cpu, correlate, elementwise, head, layers, linear, maps, noise, reduce, resample, resize};
 use crate::backend::taps::Direction;
-use crate::backend::{Instr, Slot, WeightRef, rectify};
+use crate::backend::{ConvGeom, Instr, Slot, Variant, WeightRef, rectify};
 
 impl Cpu {
     /// Runs one instruction on a batch.
@@ -42,31 +42,33 @@ impl Cpu {
                 }
             };
         }
+        let conv = |g: &ConvGeom, weight: &WeightRef, direction| {
+            let key = ConvKey { g: *g, weight: *weight, direction, samples };
+            (&self.convs[&key], self.graph.param(weight.param))
+        };
+        let biases = |weight: &WeightRef, variant: &Option<Variant>| {
+            variant.map(|variant| (self.graph.param(weight.param).bias.as_slice(), variant))
+        };
         let linear_weight = |view: &WeightRef| Weight { param: self.graph.param(view.param), view: *view };
         match instr {
             Instr::Unfold { y, .. } => resample::unfold(w, batch, target!(y)),
             Instr::Conv { g, w: weight, bias, x, add, relu, y } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward, samples }];
-                let param = self.graph.param(weight.param);
-                let bias = bias.map(|variant| (param.bias.as_slice(), variant));
-                let epilogue = Epilogue::Forward { bias, relu: *relu };
+                let (kernel, param) = conv(g, weight, Direction::Forward);
+                let epilogue = Epilogue::Forward { bias: biases(weight, bias), relu: *relu };
                 kernel.run(w, param, view!(x), epilogue, base!(add, y), target!(y));
             }
             Instr::Quotient { g, w: weight, bias, x, add, r, by, scale, y } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Forward, samples }];
-                let param = self.graph.param(weight.param);
-                let bias = bias.map(|variant| (param.bias.as_slice(), variant));
-                let epilogue = Epilogue::Quotient { bias, r: view!(r), by: *by, scale: *scale };
+                let (kernel, param) = conv(g, weight, Direction::Forward);
+                let epilogue = Epilogue::Quotient { bias: biases(weight, bias), r: view!(r), by: *by, scale: *scale };
                 kernel.run(w, param, view!(x), epilogue, base!(add, y), target!(y));
             }
             Instr::ConvBack { g, w: weight, dy, mul, add, dx, .. } => {
-                let kernel = &self.convs[&ConvKey { g: *g, weight: *weight, direction: Direction::Backward, samples }];
-                let (param, epilogue) = (self.graph.param(weight.param), Epilogue::Backward { mul: view_opt!(mul) });
+                let (kernel, param) = conv(g, weight, Direction::Backward);
+                let epilogue = Epilogue::Backward { mul: view_opt!(mul) };
                 kernel.run(w, param, view!(dy), epilogue, base!(add, dx), target!(dx));
             }
             Instr::Linear { w: weight, bias, x, add, relu, y } => {
-                let param = self.graph.param(weight.param);
-                let bias = bias.map(|v| (param.bias.as_slice(), v));
+                let bias = biases(weight, bias);
                 linear::forward(w, linear_weight(weight), view!(x), bias, base!(add, y), *relu, target!(y));
             }
             Instr::LinearBack { w: weight, dy, mul, add, dx, .. } => {

@@ -9,7 +9,7 @@ use super::launch::MOST;
 use super::product::{ConvBackArgs, Product, kind, point};
 use super::{Cuda, Program};
 use crate::backend::taps::{self, Direction};
-use crate::backend::{Instr, Slot, Unary, Variant};
+use crate::backend::{Divisor, Instr, Slot, Unary, Variant};
 use crate::error::Result;
 use crate::net::Shape;
 
@@ -30,6 +30,10 @@ impl Cuda {
             count: count(y) as u32,
             scale: 1.0,
             ..EltwiseArgs::NONE
+        };
+        let division = |r: &Slot, [z, z2]: [Value; 2], by: Divisor, scale: f32, y: &Slot| {
+            let (code, s) = fill::divisor(by);
+            EltwiseArgs { c: z2, code, s, scale, ..elementwise(r, z, y) }
         };
         let binary = |f: Binary, a: &Slot, b: &Slot, add: &Option<Slot>, y: &Slot| {
             let args = EltwiseArgs { add: opt(add), code: f as u32, ..elementwise(a, v(b), y) };
@@ -52,9 +56,7 @@ impl Cuda {
             Instr::Quotient { g, w, bias, x, add, r, by, scale, y } => {
                 let (add, relu) = (add.as_ref(), false);
                 self.conv(g, &Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y }, &at)?;
-                let (code, s) = fill::divisor(*by);
-                let args = EltwiseArgs { code, s, scale: *scale, ..elementwise(r, v(y), y) };
-                self.each(&k::DIVIDE, y.len, count(y), &args)
+                self.each(&k::DIVIDE, y.len, count(y), &division(r, [v(y), none], *by, *scale, y))
             }
             Instr::ConvBack { g, w, exact, dy, mul, add, dx } => {
                 let weight = self.weights.conv(g, *w, Direction::Backward)?;
@@ -123,15 +125,11 @@ impl Cuda {
             Instr::Larger { a, b, y } => binary(Binary::Larger, a, b, &None, y),
             Instr::Damp { x, c, y } => binary(Binary::Damp, x, c, &None, y),
             Instr::Divide { r, z, z2, by, scale, y } => {
-                let (code, s) = fill::divisor(*by);
-                let args = EltwiseArgs { c: opt(z2), code, s, scale: *scale, ..elementwise(r, v(z), y) };
-                self.each(&k::DIVIDE, y.len, count(y), &args)
+                self.each(&k::DIVIDE, y.len, count(y), &division(r, [v(z), opt(z2)], *by, *scale, y))
             }
             Instr::Split { a, b, r, by, ya, yb } => {
                 // The factor of both lies where the second result will.
-                let (code, s) = fill::divisor(*by);
-                let args = EltwiseArgs { c: v(b), code, s, ..elementwise(r, v(a), yb) };
-                self.each(&k::DIVIDE, yb.len, count(yb), &args)?;
+                self.each(&k::DIVIDE, yb.len, count(yb), &division(r, [v(a), v(b)], *by, 1.0, yb))?;
                 binary(Binary::Multiply, a, yb, &None, ya)?;
                 binary(Binary::Multiply, b, yb, &None, yb)
             }

@@ -42,21 +42,19 @@ impl Writer<'_> {
 
     /// Lets a sum be cut out of its mosaic, which lies in a slot.
     pub(in crate::engine) fn give_sum(&mut self, sum: &Sum, slot: Slot, picks: Picks) {
-        let x = self.fixed(slot);
-        let len = picks.to.len();
-        for step in std::mem::take(&mut self.steps) {
-            match step.instr {
-                Instr::Conv { y, .. } if y == sum.y => {
-                    self.steps.push(Step { instr: Instr::Gather { picks: picks.clone(), x, y }, ..step });
-                }
-                Instr::Quotient { r, by, scale, y, .. } if y == sum.y => {
-                    let z = self.reg(len);
-                    let gather = Instr::Gather { picks: picks.clone(), x, y: z };
-                    self.steps.push(Step { node: step.node.clone(), instr: gather });
-                    self.steps.push(Step { instr: Instr::Divide { r, z, z2: None, by, scale, y }, ..step });
-                }
-                _ => self.steps.push(step),
+        let forms = |step: &Step<Reg>| match step.instr {
+            Instr::Conv { y, .. } | Instr::Quotient { y, .. } => y == sum.y,
+            _ => false,
+        };
+        let Some(at) = self.steps.iter().position(forms) else { return };
+        let (x, node) = (self.fixed(slot), self.steps[at].node.clone());
+        match self.steps[at].instr {
+            Instr::Quotient { r, by, scale, y, .. } => {
+                let z = self.reg(picks.to.len());
+                self.steps[at].instr = Instr::Divide { r, z, z2: None, by, scale, y };
+                self.steps.insert(at, Step { node, instr: Instr::Gather { picks, x, y: z } });
             }
+            _ => self.steps[at].instr = Instr::Gather { picks, x, y: sum.y },
         }
     }
 
