@@ -32,7 +32,15 @@ struct EltwiseArgs {
     float scale;
 };
 
-// The same with pairs of numbers of whole samples.
+// The same with a second result.
+struct SplitArgs {
+    EltwiseArgs e;
+    Value other;
+    u32 whole;  // e.b is the sum of both terms, and not the first one
+    u32 unused;
+};
+
+// Elementwise with pairs of numbers of whole samples.
 struct SampleArgs {
     EltwiseArgs e;
     Value first, second, third;  // [2] each
@@ -256,6 +264,7 @@ struct OverlayArgs {
 #define SIZE(type, bytes) static_assert(sizeof(type) == bytes, "src/backend/cuda/args.rs has another size")
 SIZE(Value, 24);
 SIZE(EltwiseArgs, 144);
+SIZE(SplitArgs, 176);
 SIZE(SampleArgs, 216);
 SIZE(ReduceArgs, 72);
 SIZE(GatherArgs, 96);

@@ -3,11 +3,12 @@
 //     unary   f(a)
 //     binary  f(a, b) + add
 //     divide  scale · a / (b + c), kept finite as the code says
+//     split   b · a / (b + c), and c · a / (b + c) as another result
 //
 // Codes: in the order of the cases below, which is that of src/backend/cuda/fill.rs; of quotients `Divisor`.
 // Bytes: each operand once, the result once; a few FLOPs an element, so memory alone sets the time.
 // Numbers: exp and tanh are the device's, within 2 units in the last place.
-// CPU twin: src/backend/cpu/elementwise.rs (unary, binary, divide). Tests: tests/layers.rs, tests/instructions.rs.
+// CPU twin: src/backend/cpu/elementwise.rs (unary, binary, divide, split). Tests: tests/layers.rs, tests/instructions.rs.
 #include "eltwise.cuh"
 
 KERNEL(eltwise_unary, EltwiseArgs, 256, 8) {
@@ -43,4 +44,17 @@ KERNEL(eltwise_divide, EltwiseArgs, 256, 8) {
     const u32 divisor = a.code;
     const float eps = a.s, scale = a.scale;
     each(a, [=](float r, float z, float z2, float) { return scale * quotient(divisor, eps, r, z + z2); });
+}
+
+KERNEL(eltwise_split, SplitArgs, 256, 8) {
+    const u32 divisor = a.e.code;
+    const float eps = a.e.s;
+    const bool whole = a.whole;
+    EltwiseArgs other = a.e;
+    other.y = a.other;
+    // One result after the other: the caches have the operands the second time.
+    each(a.e, [=](float r, float p, float q, float) {
+        return (whole ? p - q : p) * quotient(divisor, eps, r, whole ? p : p + q);
+    });
+    each(other, [=](float r, float p, float q, float) { return q * quotient(divisor, eps, r, whole ? p : p + q); });
 }

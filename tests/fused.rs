@@ -78,10 +78,14 @@ fn quotients<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, (h, w, c, o): (usi
     }
 }
 
-/// A split of a sum is a quotient and two products.
+/// A split of a sum is a quotient and two products; terms are such that their sum less one of them is the other.
 fn splits<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, lanes: usize, len: usize) {
     let bench = Bench { rig, graph: no_layer(), lanes };
-    let [a, b] = [1, 2].map(|seed| Operand::random(seed, 1, len).map(|v| (4.0 * v).round() / 4.0).bytes(0..SAMPLES));
+    let [a, b] =
+        [1, 2].map(|seed| Operand::random(seed, 1, len).map(|v| (4.0 * v).round() / 4.0 + 0.0).bytes(0..SAMPLES));
+    let numbers = |bytes: &[u8]| -> Vec<f32> { bytemuck::pod_collect_to_vec(bytes) };
+    let sum: Vec<f32> = numbers(&a).iter().zip(numbers(&b)).map(|(a, b)| a + b).collect();
+    let sum: Vec<u8> = bytemuck::cast_slice(&sum).to_vec();
     let r = Operand::random(3, lanes, len).bytes(0..SAMPLES);
     for by in DIVISORS {
         let quotient =
@@ -89,9 +93,14 @@ fn splits<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, lanes: usize, len: us
         let c = bench.run(&[(lanes, &r), (1, &a), (1, &b)], (1, len), false, quotient).remove(0);
         let product = |o: &[Slot], y: &[Slot]| Instr::Multiply { x: o[0], c: o[1], add: None, y: y[0] };
         let share = |x: &[u8]| bench.run(&[(1, x), (lanes, &c)], (1, len), false, product).remove(0);
-        let split = |o: &[Slot], y: &[Slot]| Instr::Split { a: o[0], b: o[1], r: o[2], by, ya: y[0], yb: y[1] };
-        let found = bench.run(&[(1, &a), (1, &b), (lanes, &r)], (2, len), false, split);
-        assert!(found == [share(&a), share(&b)], "{by:?} of a sum of {len} numbers in {lanes} lanes");
+        for (first, whole) in [(&a, false), (&sum, true)] {
+            let split = |o: &[Slot], y: &[Slot]| {
+                let [a, b, r, ya, yb] = [o[0], o[1], o[2], y[0], y[1]];
+                Instr::Split { a, b, whole, r, by, ya, yb }
+            };
+            let found = bench.run(&[(1, first), (1, &b), (lanes, &r)], (2, len), false, split);
+            assert!(found == [share(&a), share(&b)], "{by:?}, whole {whole}, {len} numbers in {lanes} lanes");
+        }
     }
 }
 

@@ -192,6 +192,21 @@ fn every_composite_agrees_with_the_oracle() {
     }
 }
 
+/// Where a mean's relevance is spread evenly, some arrives where a rectifier gave zero, whose value thus does not stand for
+/// the sum before it.
+#[test]
+fn relevance_of_what_rectifiers_cut_off() {
+    for (model, _, size) in CASES {
+        let graph = common::tiny_graph(model);
+        let picture = Picture::new(size.0, size.1, 8);
+        let oracle = Oracle::new(&graph, size, &picture.normalised());
+        let composite = Composite { avg_pool: Rule::Gradient, ..Composite::epsilon_and(Rule::ZPlus) };
+        let found = walk(&graph, &picture, &[2], NodeId(0), &composite, true);
+        let expected = oracle.relevance(2, Rules { avg_pool: naive::Rule::Gradient, ..EPSILON_PLUS });
+        common::assert_nmse(model, &found, &expected[0], tolerance::NEAR_ZERO);
+    }
+}
+
 /// Relevance is linear in what it starts from.
 #[test]
 fn relevance_is_linear_in_the_seed() {

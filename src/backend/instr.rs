@@ -157,8 +157,9 @@ pub enum Instr<R> {
     Multiply { x: R, c: R, add: Option<R>, y: R },
     /// `y = scale · r / (z + z2)`, kept finite by `by`.
     Divide { r: R, z: R, z2: Option<R>, by: Divisor, scale: f32, y: R },
-    /// `ya = a ⊙ c` and `yb = b ⊙ c` with `c = r / (a + b)`, kept finite by `by`.
-    Split { a: R, b: R, r: R, by: Divisor, ya: R, yb: R },
+    /// `ya = a ⊙ c` and `yb = b ⊙ c` with `c = r / (a + b)`, kept finite by `by`. With `whole`, the operand `a` is the sum
+    /// `a + b` itself.
+    Split { a: R, b: R, whole: bool, r: R, by: Divisor, ya: R, yb: R },
     /// `y = max(a, b)`
     Larger { a: R, b: R, y: R },
     /// `y = x / (1 + exp(−c))`
@@ -292,7 +293,7 @@ impl<R> Instr<R> {
             I::Add { a, b, relu, y } => { read!(a, b); write!(y); I::Add { a, b, relu, y } }
             I::Multiply { x, c, add, y } => { read!(x, c); in_place_opt!(add); write!(y); I::Multiply { x, c, add, y } }
             I::Divide { r, z, z2, by, scale, y } => { read!(r, z); read_opt!(z2); write!(y); I::Divide { r, z, z2, by, scale, y } }
-            I::Split { a, b, r, by, ya, yb } => { read!(a, b, r); write!(ya, yb); I::Split { a, b, r, by, ya, yb } }
+            I::Split { a, b, whole, r, by, ya, yb } => { read!(a, b, r); write!(ya, yb); I::Split { a, b, whole, r, by, ya, yb } }
             I::Larger { a, b, y } => { read!(a, b); write!(y); I::Larger { a, b, y } }
             I::Damp { x, c, y } => { read!(x, c); write!(y); I::Damp { x, c, y } }
             I::Flatten { x, from, y } => { read!(from); write!(y); I::Flatten { x, from, y } }

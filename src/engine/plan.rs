@@ -311,8 +311,8 @@ impl<'g> Draft<'g> {
         });
         let tails = tails.collect();
         let tables = tables((1, 1));
-        // What is kept for methods must leave most of the memory to batches where that is short.
-        let most = request.most(0) / 4 * 3;
+        // What is kept for methods must leave as much memory to batches where that is short.
+        let most = request.most(0) / 2;
         let shared = (sharing && patches > 1).then(|| sharing::share(&mut w, &tables, storage, most, fixed)).flatten();
         w.forward();
         w.unfold(grid.image);

@@ -155,6 +155,11 @@ impl Rule {
         .filter(|share| share.scale != 0.0)
         .collect()
     }
+
+    /// Whether a weighted layer's relevance is divided by sums of products of one sign only, which cancel nothing.
+    pub fn is_of_one_sign(&self) -> bool {
+        matches!(self, Self::ZPlus | Self::AlphaBeta(_) | Self::Separate(_) | Self::Excitation(_) | Self::Magnitude)
+    }
 }
 
 /// Zennit's stabiliser of any size; with none, what would be divided by zero is dropped.

@@ -1,10 +1,11 @@
 //! The one walk down the network. Gradients, relevance and excitation differ only in what happens at a node.
 
 mod layers;
+mod sums;
 
 use super::program::{Audit, Reg, Writer};
 use super::rules::{Composite, Rule};
-use crate::backend::{AvgGeom, ConvGeom, Divisor, Instr, PoolGeom, Sign, Unary, WeightRef};
+use crate::backend::{AvgGeom, ConvGeom, Instr, PoolGeom, Sign, Unary, WeightRef};
 use crate::net::{NodeId, Op, ParamId, Window};
 
 /// What happens at each node.
@@ -47,7 +48,7 @@ pub fn walk_down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &
         reach[i] |= node.inputs.iter().any(|input| reach[input.0]);
     }
     let audited = w.audited() && rules.conserve();
-    let mut walk = Walk { w, reach, arrived: vec![None; graph.nodes().len()], audited, sent: vec![] };
+    let mut walk = Walk { w, from: from.0, reach, arrived: vec![None; graph.nodes().len()], audited, sent: vec![] };
     walk.arrived[from.0.0] = Some(from.1);
     for id in (stop.0 + 1..=from.0.0).rev().map(NodeId) {
         if let Some(r) = walk.arrived[id.0] {
@@ -68,6 +69,8 @@ pub fn walk_down(w: &mut Writer<'_>, from: (NodeId, Reg), stop: NodeId, rules: &
 pub struct Walk<'w, 'g> {
     /// The program.
     pub w: &'w mut Writer<'g>,
+    /// Where it started.
+    from: NodeId,
     /// Nodes on a path from the stop to the output.
     reach: Vec<bool>,
     /// Sum of what a node's readers have sent so far.
@@ -136,10 +139,7 @@ impl Walk<'_, '_> {
                 self.avg_pool_back(id, s, Some(x));
             }
             (Op::AvgPool(_), _) => self.avg_pool_back(id, r, None),
-            (Op::Add, Rule::Share(by)) => {
-                let terms = [input, node.inputs[1]].map(|i| self.w.value(i));
-                self.share(id, terms, by, r);
-            }
+            (Op::Add, Rule::Share(by)) => self.share_sum(id, composite, by, r),
             (Op::Add, Rule::SharePositive(by)) => {
                 let terms = [input, node.inputs[1]].map(|i| self.positive(i));
                 self.share(id, terms, by, r);
@@ -203,27 +203,6 @@ impl Walk<'_, '_> {
         if self.audited {
             let after = self.w.totals(after);
             self.sent.push((before, after));
-        }
-    }
-
-    /// Shares `r` among the two terms of a sum.
-    pub fn share(&mut self, id: NodeId, terms: [Reg; 2], by: Divisor, r: Reg) {
-        if let [a, b] = self.w.graph.node(id).inputs[..]
-            && a != b
-            && [a, b].iter().all(|input| self.reach[input.0] && self.arrived[input.0].is_none())
-        {
-            let [ya, yb] = [a, b].map(|input| self.w.class_reg(self.w.shape(input).len()));
-            self.w.push(Instr::Split { a: terms[0], b: terms[1], r, by, ya, yb });
-            for (input, y) in [(a, ya), (b, yb)] {
-                self.arrived[input.0] = Some(y);
-                self.record(None, y);
-            }
-            return;
-        }
-        let c = self.w.divide(r, terms[0], Some(terms[1]), by);
-        let inputs = self.w.graph.node(id).inputs.clone();
-        for (input, x) in inputs.into_iter().zip(terms) {
-            self.send(input, |_, add, y| Instr::Multiply { x, c, add, y });
         }
     }
 

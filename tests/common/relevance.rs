@@ -120,6 +120,7 @@ impl Oracle<'_> {
                 let s = divided(by, &self.values[id.0]);
                 vec![product(x, &layer::avg_pool_back(&s, size, &average(pool)))]
             }
+            (Op::AvgPool(pool), _) => vec![layer::avg_pool_back(r, size, &average(pool))],
             (Op::MaxPool(_), Rule::Share(by)) => {
                 let s = divided(by, &self.values[id.0]);
                 vec![product(x, &self.rearranged(op, x, size, &s))]

@@ -84,15 +84,23 @@ pub(super) fn divide(
     }));
 }
 
-/// `ya = a·c` and `yb = b·c` with `c = r / (a + b)`
-pub(super) fn split(workers: &Workers, [a, b]: [View<'_>; 2], r: View<'_>, by: Divisor, [ya, yb]: [Target<'_>; 2]) {
+/// `ya = a·c` and `yb = b·c` with `c = r / z`, where `terms` makes `[a, b, z]` of two operands.
+pub(super) fn split(
+    workers: &Workers,
+    [x1, x2]: [View<'_>; 2],
+    terms: impl Fn(f32, f32) -> [f32; 3] + Sync,
+    r: View<'_>,
+    by: Divisor,
+    [ya, yb]: [Target<'_>; 2],
+) {
     let (lanes, len, other) = (ya.lanes, ya.len, Shared::new(yb.data));
     by_kind!(by, |quotient| ya.parts(workers, GRAIN, |i, start, ya| {
         // SAFETY: the same part of the other result, which is as long; parts are disjoint.
         let yb = unsafe { std::slice::from_raw_parts_mut(other.at(i * len + start), ya.len()) };
-        let [a, b, r] = [a, b, r].map(|x| &x.of(i, lanes)[start..]);
-        for ((ya, yb), ((a, b), r)) in ya.iter_mut().zip(yb).zip(a.iter().zip(b).zip(r)) {
-            let c = quotient(*r, a + b);
+        let [x1, x2, r] = [x1, x2, r].map(|x| &x.of(i, lanes)[start..]);
+        for ((ya, yb), ((x1, x2), r)) in ya.iter_mut().zip(yb).zip(x1.iter().zip(x2).zip(r)) {
+            let [a, b, z] = terms(*x1, *x2);
+            let c = quotient(*r, z);
             (*ya, *yb) = (a * c, b * c);
         }
     }));

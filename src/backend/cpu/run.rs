@@ -107,8 +107,12 @@ impl Cpu {
             Instr::Divide { r, z, z2, by, scale, y } => {
                 elementwise::divide(w, view!(r), (view!(z), view_opt!(z2)), *by, *scale, target!(y));
             }
-            Instr::Split { a, b, r, by, ya, yb } => {
-                elementwise::split(w, [view!(a), view!(b)], view!(r), *by, [target!(ya), target!(yb)]);
+            Instr::Split { a, b, whole, r, by, ya, yb } => {
+                let (terms, results) = ([view!(a), view!(b)], [target!(ya), target!(yb)]);
+                match whole {
+                    false => elementwise::split(w, terms, |a, b| [a, b, a + b], view!(r), *by, results),
+                    true => elementwise::split(w, terms, |sum, b| [sum - b, b, sum], view!(r), *by, results),
+                }
             }
             Instr::Larger { a, b, y } => {
                 elementwise::binary(w, view!(a), view!(b), Base::Zero, target!(y), f32::max);

@@ -38,6 +38,7 @@ macro_rules! arguments {
 
 arguments! {
     EltwiseArgs 144 { a, b, c, add, y: Value; bad: *mut u32; count, code: u32; s, scale: f32; }
+    SplitArgs 176 { e: EltwiseArgs; other: Value; whole, unused: u32; }
     SampleArgs 216 { e: EltwiseArgs; first, second, third: Value; }
     ReduceArgs 72 { x, y: Value; bad: *mut u32; count, stored, own, unused: u32; }
     GatherArgs 96 {

@@ -52,6 +52,7 @@ kernels! {
     UNARY "eltwise_unary" EltwiseArgs 256;
     BINARY "eltwise_binary" EltwiseArgs 256;
     DIVIDE "eltwise_divide" EltwiseArgs 256;
+    SPLIT "eltwise_split" SplitArgs 256;
     TOTALS "totals" ReduceArgs 1024;
     RANGE "range" ReduceArgs 1024;
     SHIFT "shift" SampleArgs 256;

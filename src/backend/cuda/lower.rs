@@ -127,11 +127,9 @@ impl Cuda {
             Instr::Divide { r, z, z2, by, scale, y } => {
                 self.each(&k::DIVIDE, y.len, count(y), &division(r, [v(z), opt(z2)], *by, *scale, y))
             }
-            Instr::Split { a, b, r, by, ya, yb } => {
-                // The factor of both lies where the second result will.
-                self.each(&k::DIVIDE, yb.len, count(yb), &division(r, [v(a), v(b)], *by, 1.0, yb))?;
-                binary(Binary::Multiply, a, yb, &None, ya)?;
-                binary(Binary::Multiply, b, yb, &None, yb)
+            Instr::Split { a, b, whole, r, by, ya, yb } => {
+                let (e, whole) = (division(r, [v(a), v(b)], *by, 1.0, ya), u32::from(*whole));
+                self.each(&k::SPLIT, ya.len, count(ya), &SplitArgs { e, other: v(yb), whole, unused: 0 })
             }
             Instr::Totals { x, y } => reduce(&k::TOTALS, x, (1, 1), y),
             Instr::Range { x, channels, y } => reduce(&k::RANGE, x, *channels, y),
