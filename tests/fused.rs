@@ -99,7 +99,9 @@ fn splits<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, lanes: usize, len: us
                 Instr::Split { a, b, whole, r, by, ya, yb }
             };
             let found = bench.run(&[(1, first), (1, &b), (lanes, &r)], (2, len), false, split);
-            assert!(found == [share(&a), share(&b)], "{by:?}, whole {whole}, {len} numbers in {lanes} lanes");
+            // As numbers: a kernel that adds nothing to a product still turns −0 into 0.
+            let same = found.iter().zip([share(&a), share(&b)]).all(|(y, share)| numbers(y) == numbers(&share));
+            assert!(same, "{by:?}, whole {whole}, {len} numbers in {lanes} lanes");
         }
     }
 }
