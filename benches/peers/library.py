@@ -12,12 +12,12 @@ import numpy as np
 
 from ucag import MEAN, STD, chunks, softmax, timed, torch_network
 
-LAYER = {"resnet50": "layer4", "vgg16": "features.29"}
+LAYER = {"resnet18": "layer4", "resnet50": "layer4", "vgg16": "features.29"}
 # The map is the largest absolute value of the colours; elsewhere their sum.
 LARGEST = ("gradient", "guided", "deconv", "smoothgrad")
 DRAWS, SIGMA, STEPS = 25, 0.15, 32
-# Patches, draws or steps per call: the quickest of 1, 2 and 4.
-BATCH = {"resnet50": 4, "vgg16": 1}
+# Patches, draws or steps per call: the quickest of 1, 2 and 4; of ResNet-18 not tried.
+BATCH = {"resnet18": 4, "resnet50": 4, "vgg16": 1}
 
 
 class Library:
