@@ -98,8 +98,8 @@ class Zennit(Library):
         from zennit import composites as c
         from zennit.attribution import Gradient, SmoothGrad
         from zennit.rules import WSquare
-        from zennit.torchvision import ResNetBottleneckCanonizer
-        canonizers = [ResNetBottleneckCanonizer()]
+        from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
+        canonizers = [ResNetBasicBlockCanonizer(), ResNetBottleneckCanonizer()]
 
         def of(kind, *args, **options):
             return lambda model, x: Gradient(model, kind(*args, **options))
