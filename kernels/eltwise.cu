@@ -6,9 +6,11 @@
 //     split   b · a / (b + c), and c · a / (b + c) as another result
 //
 // Codes: in the order of the cases below, which is that of src/backend/cuda/fill.rs; of quotients `Divisor`.
-// Bytes: each operand once, the result once; a few FLOPs an element, so memory alone sets the time.
+// Bytes: each operand once (split: the second time from a cache), each result once; a few FLOPs an element, so memory
+// alone sets the time.
 // Numbers: exp and tanh are the device's, within 2 units in the last place.
-// CPU twin: src/backend/cpu/elementwise.rs (unary, binary, divide, split). Tests: tests/layers.rs, tests/instructions.rs.
+// CPU twin: src/backend/cpu/elementwise.rs (unary, binary, divide, split). Tests: tests/layers.rs, tests/instructions.rs,
+// tests/fused.rs.
 #include "eltwise.cuh"
 
 KERNEL(eltwise_unary, EltwiseArgs, 256, 8) {
@@ -52,7 +54,7 @@ KERNEL(eltwise_split, SplitArgs, 256, 8) {
     const bool whole = a.whole;
     EltwiseArgs other = a.e;
     other.y = a.other;
-    // One result after the other: the caches have the operands the second time.
+    // One result after the other.
     each(a.e, [=](float r, float p, float q, float) {
         return (whole ? p - q : p) * quotient(divisor, eps, r, whole ? p : p + q);
     });

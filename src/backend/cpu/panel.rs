@@ -97,7 +97,7 @@ mod x86 {
                         // SAFETY: columns `from..from + 2·lanes` of row j of the panel.
                         let [b0, b1] = [0, $lanes].map(|at| unsafe { $load(b.as_ptr().add(j * PANEL + from + at)) });
                         for (i, sums) in sums.iter_mut().enumerate() {
-                            // Addresses wrap so that they are not checked, which would double the time of tests.
+                            // Addresses wrap so that builds for tests do not check each for overflow.
                             let x = a.data.as_ptr().wrapping_add(i.wrapping_mul(a.stride).wrapping_add(j));
                             // SAFETY: row i < R and column j < k of `a`.
                             let x = $set(unsafe { x.read_unaligned() });
