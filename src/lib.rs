@@ -34,6 +34,7 @@
 //! The library never prints, and every input error is an [`Error`] that names the object, what was expected and what was
 //! found.
 
+mod aligned;
 #[doc(hidden)]
 pub mod backend;
 mod builder;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::params::{Norm, Param, ParamId, Values, fold_conv};
 use super::{AvgPool, Op, Tensors, Window};
+use crate::aligned::Aligned;
 use crate::error::{Error, ErrorKind, Misfit, Result};
 
 /// Index of a node; inputs always come before their readers.
@@ -294,7 +295,7 @@ impl<'a> Builder<'a> {
             None => (fold_conv(&weight, outputs, inputs, kh * kw, None), own_bias, None),
             // Parts that are missing are recorded already; what is built from the rest is never finished.
             Some((scale, shift)) if scale.len() != outputs || shift.len() != outputs => {
-                (vec![], vec![], Some(Norm { scale: vec![], shift: vec![], bias: own_bias }))
+                (Aligned::default(), vec![], Some(Norm { scale: vec![], shift: vec![], bias: own_bias }))
             }
             Some((scale, shift)) => {
                 let weight = fold_conv(&weight, outputs, inputs, kh * kw, Some(&scale));
@@ -304,7 +305,7 @@ impl<'a> Builder<'a> {
                 (weight, bias, Some(Norm { scale: to_f32(&scale), shift: to_f32(&shift), bias: own_bias }))
             }
         };
-        let weight = Values::Owned(weight);
+        let weight = Values::Aligned(weight);
         Ok(self.param(Param { key: key.into(), inputs, outputs, kernel: window.kernel, weight, bias, norm }))
     }
 

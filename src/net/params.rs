@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::tensors::Bytes;
+use crate::aligned::Aligned;
 
 /// Index of a [`Param`] in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +17,9 @@ pub struct ParamId(pub usize);
 pub enum Values {
     /// Owned.
     Owned(Vec<f32>),
+    /// Owned, beginning at a page.
+    #[allow(private_interfaces)]
+    Aligned(Aligned),
     /// Part of a file, checked to be aligned.
     #[allow(private_interfaces)]
     Shared {
@@ -31,6 +35,7 @@ impl Deref for Values {
     fn deref(&self) -> &[f32] {
         match self {
             Self::Owned(values) => values,
+            Self::Aligned(values) => values,
             Self::Shared { bytes, range } => bytemuck::cast_slice(&bytes[range.clone()]),
         }
     }
@@ -97,12 +102,12 @@ impl Param {
 ///
 /// The product is formed in `f64`, so that folding costs one rounding. Threads take panels and go over the inputs in
 /// blocks, which are read in whole cache lines.
-pub(super) fn fold_conv(weight: &[f32], o: usize, i: usize, taps: usize, scale: Option<&[f64]>) -> Vec<f32> {
+pub(super) fn fold_conv(weight: &[f32], o: usize, i: usize, taps: usize, scale: Option<&[f64]>) -> Aligned {
     const BLOCK: usize = 16;
     if weight.is_empty() {
-        return vec![];
+        return Aligned::default();
     }
-    let mut folded = vec![0.0; o.next_multiple_of(PANEL) * i * taps];
+    let mut folded = Aligned::zeros(o.next_multiple_of(PANEL) * i * taps);
     folded.par_chunks_mut(i * taps * PANEL).enumerate().for_each(|(panel, out)| {
         let outputs = panel * PANEL..((panel + 1) * PANEL).min(o);
         let scales: Vec<f64> = outputs.clone().map(|oc| scale.map_or(1.0, |s| s[oc])).collect();

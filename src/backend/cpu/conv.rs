@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::epilogue::{Call, Epilogue};
 use super::panel::{self, PANEL, Product, ROWS, Rows, RowsMut};
 use super::simd::{LANES, widest};
-use super::{Base, Cpu, Shared, Target, View, Workers, pack, scatter, tiled, winograd};
+use super::{Base, Cpu, Shared, Target, View, Workers, pack, scatter, tiled};
 use crate::backend::taps::{self, Direction, Phase};
 use crate::backend::{ConvGeom, WeightRef};
 use crate::net::{Param, Shape};
@@ -125,15 +125,10 @@ impl ConvKernel {
         y: Target<'_>,
     ) {
         let call = Call { source, epilogue, base, lanes: y.lanes };
-        match self.way {
-            Way::Gathered => self.gathered(workers, param, &call, y),
-            Way::Tiled => tiled::run(self, workers, param, &call, y),
-            Way::Scattered => scatter::run(self, workers, param, &call, y),
+        if self.way == Way::Scattered {
+            return scatter::run(self, workers, param, &call, y);
         }
-    }
-
-    fn gathered(&self, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
-        let mut memory = workers.transformed();
+        let mut memory = workers.packed();
         let packed = match self.is_packed() {
             true => &*param.weight,
             false => {
@@ -141,6 +136,13 @@ impl ConvKernel {
                 &*memory
             }
         };
+        match self.way {
+            Way::Tiled => tiled::run(self, workers, packed, &call, y),
+            _ => self.gathered(workers, packed, &call, y),
+        }
+    }
+
+    fn gathered(&self, workers: &Workers, packed: &[f32], call: &Call<'_>, y: Target<'_>) {
         let (count, len) = (y.count(), y.len);
         let result = Shared::new(y.data);
         let product = panel::select();
@@ -151,7 +153,7 @@ impl ConvKernel {
     }
 
     /// Whether the parameter's own memory is what products read.
-    pub(super) fn is_packed(&self) -> bool {
+    fn is_packed(&self) -> bool {
         self.key.weight.is_plain() && self.key.direction == Direction::Forward
     }
 
@@ -275,21 +277,18 @@ impl ConvKernel {
     }
 
     fn scratch(&self) -> (usize, usize) {
-        match self.way {
-            Way::Gathered => {}
-            Way::Tiled => {
-                let own = winograd::scratch(self.source.c, self.result.c);
-                return (own, tiled::transformed(self.source, self.result));
-            }
-            Way::Scattered => return scatter::scratch(&self.key.g),
-        }
         let panels = self.result.c.div_ceil(PANEL);
         let of = |u: &Unit| u.pixels.len() * (u.panels.len() * PANEL + self.phases[u.phase].depth + 2 * LANES);
+        let own = match self.way {
+            Way::Scattered => return scatter::scratch(&self.key.g),
+            Way::Tiled => tiled::scratch(self.source, self.result, self.key.samples),
+            Way::Gathered => self.units.iter().map(of).max().unwrap_or(0),
+        };
         let depth: usize = match self.is_packed() {
             true => 0,
             false => self.phases.iter().map(|phase| phase.depth).sum(),
         };
-        (self.units.iter().map(of).max().unwrap_or(0), depth * panels * PANEL)
+        (own, depth * panels * PANEL)
     }
 }
 

@@ -35,6 +35,7 @@ use rayon::prelude::*;
 
 use super::taps::Direction;
 use super::{Backend, Ceilings, Dtype, Instr, Pass, Slot, Step, Storage, Tables, Vector};
+use crate::aligned::Aligned;
 use crate::error::{ErrorKind, Result};
 use crate::frame::{Frame, Working, rgb};
 use crate::net::{Graph, ParamId};
@@ -78,9 +79,9 @@ struct Batch<'a> {
 /// Threads, each with scratch memory of its own.
 struct Workers {
     pool: rayon::ThreadPool,
-    scratch: Vec<Mutex<Vec<f32>>>,
-    /// Transformed weights of the convolution that is running.
-    transformed: Mutex<Vec<f32>>,
+    scratch: Vec<Mutex<Aligned>>,
+    /// Packed weights of the convolution that is running.
+    packed: Mutex<Aligned>,
 }
 
 impl Workers {
@@ -90,19 +91,19 @@ impl Workers {
     }
 
     /// Scratch memory of the calling thread.
-    fn scratch(&self) -> MutexGuard<'_, Vec<f32>> {
+    fn scratch(&self) -> MutexGuard<'_, Aligned> {
         let thread = self.pool.current_thread_index().unwrap_or(0);
         locked(&self.scratch[thread])
     }
 
-    /// Scratch memory for transformed weights.
-    fn transformed(&self) -> MutexGuard<'_, Vec<f32>> {
-        locked(&self.transformed)
+    /// Scratch memory for packed weights.
+    fn packed(&self) -> MutexGuard<'_, Aligned> {
+        locked(&self.packed)
     }
 }
 
 /// Scratch memory has no state that a panic could have left half done.
-fn locked(memory: &Mutex<Vec<f32>>) -> MutexGuard<'_, Vec<f32>> {
+fn locked(memory: &Mutex<Aligned>) -> MutexGuard<'_, Aligned> {
     memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -116,7 +117,7 @@ impl Cpu {
         let pool = pool.map_err(|e| ErrorKind::Option { option: "threads", problem: format!("{threads}: {e}") })?;
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
         pool.broadcast(|_| matmul::warm_up());
-        let workers = Workers { pool, scratch, transformed: Mutex::default() };
+        let workers = Workers { pool, scratch, packed: Mutex::default() };
         let (convs, vectors) = (HashMap::new(), HashMap::new());
         Ok(Self { graph, arena: vec![], convs, vectors, photo: vec![], image: vec![], workers, winograd: true })
     }
@@ -153,11 +154,11 @@ impl Backend for Cpu {
     }
 
     fn prepare(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
-        let (mut scratch, mut transformed) = (0, 0);
+        let (mut scratch, mut packed) = (0, 0);
         let samples = tables.samples();
         let mut conv = |cpu: &mut Self, g, weight, direction| {
             let (own, all) = cpu.prepare_conv(ConvKey { g, weight, direction, samples });
-            transformed = transformed.max(all);
+            packed = packed.max(all);
             own
         };
         for step in &steps {
@@ -180,10 +181,10 @@ impl Backend for Cpu {
             scratch = scratch.max(need);
         }
         let all = self.workers.scratch.iter().map(|own| (own, scratch));
-        for (memory, need) in all.chain([(&self.workers.transformed, transformed)]) {
+        for (memory, need) in all.chain([(&self.workers.packed, packed)]) {
             let mut memory = locked(memory);
             if memory.len() < need {
-                *memory = vec![0.0; need];
+                *memory = Aligned::zeros(need);
             }
         }
         Ok(Program { steps, tables })
@@ -230,7 +231,7 @@ impl Backend for Cpu {
 
     fn allocated(&self) -> u64 {
         let floats = |n: usize| (n * size_of::<f32>()) as u64;
-        let memories = self.workers.scratch.iter().chain([&self.workers.transformed]);
+        let memories = self.workers.scratch.iter().chain([&self.workers.packed]);
         let scratch: usize = memories.map(|memory| locked(memory).len()).sum();
         let pictures = self.photo.len() + self.image.len();
         floats(scratch) + (std::mem::size_of_val(self.arena.as_slice()) + pictures) as u64

@@ -41,7 +41,7 @@ pub(super) fn scratch(g: &ConvGeom) -> (usize, usize) {
 /// Runs an input-gradient, band by band. The order in which an element's products are added does not depend on the band.
 pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &Call<'_>, dx: Target<'_>) {
     let g = &kernel.key.g;
-    let mut packed = workers.transformed();
+    let mut packed = workers.packed();
     pack(kernel, param, &mut packed);
     let (count, len) = (dx.count(), dx.len);
     let height = rows_of_band(g.x.h);

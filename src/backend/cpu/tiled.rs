@@ -1,15 +1,13 @@
 //! Convolutions by Winograd's tiles: which ones, and how their work is split among threads.
 
-use rayon::prelude::*;
-
 use super::conv::ConvKernel;
 use super::epilogue::Call;
 use super::panel::{self, PANEL};
 use super::simd::{LANES, widest};
 use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
-use super::{Shared, Target, Workers, pack};
+use super::{Shared, Target, Workers};
 use crate::backend::{ConvGeom, WeightRef, WeightSign};
-use crate::net::{Param, Shape, Window};
+use crate::net::{Shape, Window};
 
 /// Whether tiles are right for a convolution from `source` to `result` of so many samples in all.
 ///
@@ -17,50 +15,47 @@ use crate::net::{Param, Shape, Window};
 /// exactly zero is so only when it is formed term by term.
 pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shape, samples: usize) -> bool {
     /// Multiplications that take as long as transforming a weight.
-    const TRANSFORM: usize = 2000;
+    const TRANSFORM: usize = 200;
     let Window { kernel, stride, .. } = g.window;
-    let tiles = samples * result.h.div_ceil(TILE) * result.w.div_ceil(TILE);
+    let tiles = samples * tiles_of(result);
     let fewer = PAIRS * tiles + TRANSFORM <= 9 * samples * result.h * result.w;
     let whole = source.c.is_multiple_of(LANES) && result.c.is_multiple_of(LANES);
     (kernel, stride, weight.sign) == ([3, 3], [1, 1], WeightSign::Folded) && fewer && whole
 }
 
-/// Elements of a layer's transformed weights.
-pub(super) fn transformed(source: Shape, result: Shape) -> usize {
-    result.c.div_ceil(PANEL) * winograd::panel_len(source.c)
+/// Tiles of a result.
+fn tiles_of(result: Shape) -> usize {
+    result.h.div_ceil(TILE) * result.w.div_ceil(TILE)
 }
 
-/// Runs a convolution. Blocks of tiles, which may come from several samples, and where there are few of them panels of
-/// channels are spread over the threads; a tile's bits do not depend on its block.
-pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &Call<'_>, y: Target<'_>) {
+/// Most tiles of a block: as many as one class has, where that is less than what is good.
+fn most(source: Shape, result: Shape, samples: usize) -> usize {
+    tiles_of_block(source.c, result.c).min(samples * tiles_of(result))
+}
+
+/// Scratch memory of each thread, in elements.
+pub(super) fn scratch(source: Shape, result: Shape, samples: usize) -> usize {
+    winograd::scratch(source.c, result.c, most(source, result, samples))
+}
+
+/// Runs a convolution by panels of packed weights. Blocks of tiles, which may come from several samples, and where there are
+/// few of them panels of channels are spread over the threads; a tile's bits do not depend on its block.
+pub(super) fn run(kernel: &ConvKernel, workers: &Workers, packed: &[f32], call: &Call<'_>, y: Target<'_>) {
     let (source, result) = (kernel.source, kernel.result);
     let panels = result.c.div_ceil(PANEL);
-    let len = winograd::panel_len(source.c);
-    let phase = &kernel.phases[0];
-    let mut transformed = workers.transformed();
-    let transformed = &mut transformed[..panels * len];
-    workers.pool.install(|| {
-        transformed.par_chunks_mut(len).enumerate().for_each(|(panel, out)| {
-            if kernel.is_packed() {
-                return winograd::transform_weights(param.panel(panel), source.c, out);
-            }
-            let mut scratch = workers.scratch();
-            let taps = &mut scratch[..winograd::taps_len(source.c)];
-            pack::pack(param, phase, kernel.key.weight, kernel.key.direction, panel, taps);
-            winograd::transform_weights(taps, source.c, out);
-        });
-    });
-    let weights = &*transformed;
     let [rows, cols] = [result.h.div_ceil(TILE), result.w.div_ceil(TILE)];
     let tiles = y.count() * rows * cols;
     let threads = workers.pool.current_num_threads();
+    // What is split is what takes longer to transform twice: weights of many outputs, or many tiles.
+    let splits = if 2 * tiles < result.c { threads.min(panels) } else { 1 };
+    let wanted = threads.div_ceil(splits);
     // As many for each thread.
-    let rounds = tiles.div_ceil(threads * tiles_of_block(source.c, result.c));
-    let block = tiles.div_ceil(threads * rounds);
+    let rounds = tiles.div_ceil(wanted * most(source, result, kernel.key.samples));
+    let block = tiles.div_ceil(wanted * rounds);
     let blocks = tiles.div_ceil(block);
     let splits = threads.div_ceil(blocks).min(panels);
     let product = panel::select();
-    let (first, len) = (phase.first, y.len);
+    let (first, len) = (kernel.phases[0].first, y.len);
     // Sample, row and column of a tile.
     let place = |tile: usize| (tile / (rows * cols), tile / cols % rows * TILE, tile % cols * TILE);
     let out = Shared::new(y.data);
@@ -75,8 +70,8 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, param: &Param, call: &
             Corner { sample, y: y as isize + first[0], x: x as isize + first[1] }
         };
         let mut multiplied = Block::new(source, of_block.clone().map(corner), &mut scratch);
-        let one = winograd::panel_len(source.c);
-        multiplied.multiply(product, &weights[of_split.start * one..of_split.end * one]);
+        let one = winograd::taps_len(source.c);
+        multiplied.multiply(product, &packed[of_split.start * one..of_split.end * one]);
         let mut pixels = [0.0; TILE * TILE * PANEL];
         for tile in of_block {
             let (b, y, x) = place(tile);

@@ -5,10 +5,12 @@
 //! is interpolated. The points 0, ±3/4, ±3/2 and ∞ keep rounding within about twice that of the direct sum (0, ±1, ±2
 //! and ∞, which are usual, make it four times).
 //!
-//! Weights are transformed anew in every run: that costs little beside the products, and no memory that stays.
+//! Weights are transformed as they are multiplied, a row of points at a time: that takes less than to read all from memory,
+//! where they would be four times as large as they are.
 
 use super::panel::{PANEL, Product, Rows, RowsMut};
 use super::simd::{LANES, Lanes, Register, widest};
+use crate::aligned::PAGE;
 use crate::net::Shape;
 
 /// Result pixels of a tile along an axis.
@@ -41,16 +43,14 @@ const fn stride(len: usize) -> usize {
     len + LANES
 }
 
-/// Scratch memory for a block, in elements.
-pub(super) fn scratch(channels: usize, outputs: usize) -> usize {
-    let tiles = tiles_of_block(channels, outputs);
-    let block = PAIRS * (stride(tiles * channels) + outputs.div_ceil(PANEL) * stride(tiles * PANEL));
-    block.max(taps_len(channels))
-}
+/// Where transformed weights begin in scratch memory: a quarter of a page after its begin, while panels begin at whole or half
+/// pages. Processors that read one place hold it up for a write to another one of the same offset in its page.
+const WEIGHTS: usize = PAGE / 4;
 
-/// Transformed weights of a panel, in elements: `[pair, channel, column]`, pairs a [`stride`] apart.
-pub(super) fn panel_len(channels: usize) -> usize {
-    PAIRS * stride(channels * PANEL)
+/// Scratch memory for a block of so many tiles, in elements.
+pub(super) fn scratch(channels: usize, outputs: usize, tiles: usize) -> usize {
+    let weights = WEIGHTS + POINTS * stride(channels * PANEL);
+    weights + PAIRS * (stride(tiles * channels) + outputs.div_ceil(PANEL) * stride(tiles * PANEL))
 }
 
 /// Where a tile begins in a sample; may lie outside.
@@ -70,6 +70,8 @@ pub(super) fn taps_len(channels: usize) -> usize {
 pub(super) struct Block<'s> {
     tiles: usize,
     channels: usize,
+    /// Weights of a row of pairs: `[pair, channel, column]`, pairs a [`stride`] apart.
+    weights: &'s mut [f32],
     /// `[pair, tile, channel]`, pairs a [`stride`] apart.
     values: &'s mut [f32],
     /// `[panel, pair, tile, column]`, likewise.
@@ -80,23 +82,27 @@ impl<'s> Block<'s> {
     /// Transforms the tiles that begin at the corners, in samples of a shape.
     pub fn new<'a>(shape: Shape, corners: impl ExactSizeIterator<Item = Corner<'a>>, scratch: &'s mut [f32]) -> Self {
         let (tiles, channels) = (corners.len(), shape.c);
+        let (weights, scratch) = scratch[WEIGHTS..].split_at_mut(POINTS * stride(channels * PANEL));
         let (values, products) = scratch.split_at_mut(PAIRS * stride(tiles * channels));
         for (tile, corner) in corners.enumerate() {
             transform_tile(shape, corner, &mut values[tile * channels..], stride(tiles * channels));
         }
-        Self { tiles, channels, values, products }
+        Self { tiles, channels, weights, values, products }
     }
 
-    /// Multiplies by transformed panels: pair by pair, so that a pair's values are read from afar once.
+    /// Multiplies by panels of weights `[tap, channel, column]`: row by row of pairs, whose transformed weights stay near.
     pub fn multiply(&mut self, product: Product, panels: &[f32]) {
         let (tiles, channels) = (self.tiles, self.channels);
         let one = stride(tiles * PANEL);
-        for (pair, values) in self.values.chunks_exact(stride(tiles * channels)).enumerate() {
-            for (panel, weights) in panels.chunks_exact(panel_len(channels)).enumerate() {
-                let weights = &weights[pair * stride(channels * PANEL)..][..channels * PANEL];
-                let products = &mut self.products[(panel * PAIRS + pair) * one..][..tiles * PANEL];
-                let values = Rows { data: &values[..tiles * channels], stride: channels };
-                product(tiles, channels, values, weights, RowsMut { data: products, stride: PANEL });
+        for (row, values) in self.values.chunks_exact(POINTS * stride(tiles * channels)).enumerate() {
+            for (panel, taps) in panels.chunks_exact(taps_len(channels)).enumerate() {
+                transform_weights(taps, channels, row, self.weights);
+                for (column, weights) in self.weights.chunks_exact(stride(channels * PANEL)).enumerate() {
+                    let values = &values[column * stride(tiles * channels)..][..tiles * channels];
+                    let products = &mut self.products[(panel * PAIRS + row * POINTS + column) * one..][..tiles * PANEL];
+                    let values = Rows { data: values, stride: channels };
+                    product(tiles, channels, values, weights, RowsMut { data: products, stride: PANEL });
+                }
             }
         }
     }
@@ -123,26 +129,35 @@ struct Evaluate;
 impl Along<POINTS, POINTS> for Evaluate {
     #[inline(always)]
     fn of<R: Register>(d: [Lanes<R>; POINTS]) -> [Lanes<R>; POINTS] {
-        let (even_a, odd_a) = (d[4] - B2 * d[2], A * (d[3] - B2 * d[1]));
-        let (even_b, odd_b) = (d[4] - A2 * d[2], B * (d[3] - A2 * d[1]));
-        let zero = d[4] - (A2 + B2) * d[2] + (A2 * B2) * d[0];
-        let infinity = d[5] - (A2 + B2) * d[3] + (A2 * B2) * d[1];
+        let (even_a, odd_a) = (d[4].plus(-B2, d[2]), A * d[3].plus(-B2, d[1]));
+        let (even_b, odd_b) = (d[4].plus(-A2, d[2]), B * d[3].plus(-A2, d[1]));
+        let zero = d[4].plus(-(A2 + B2), d[2]).plus(A2 * B2, d[0]);
+        let infinity = d[5].plus(-(A2 + B2), d[3]).plus(A2 * B2, d[1]);
         [zero, even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, infinity]
     }
 }
 
-/// Three taps at the six points, each divided by the product of its point's distances to the others.
+/// Row by row what the three taps count for at each of the six points: divided by the product of the point's distances to
+/// the others, and times 243/256, which makes all of them exact. A factor that is rounded would be wrong the same way for
+/// every channel.
+const TAPS_AT_POINTS: [[f32; TAPS]; POINTS] = {
+    let [a, b] = [[-0.5, -0.5 * A, -0.5 * A2], [0.125, 0.125 * B, 0.125 * B2]];
+    [[0.75, 0.0, 0.0], a, [a[0], -a[1], a[2]], b, [b[0], -b[1], b[2]], [0.0, 0.0, 243.0 / 256.0]]
+};
+
+/// What makes up for the factors of [`TAPS_AT_POINTS`] along both axes.
+const SCALE: f32 = 65536.0 / 59049.0;
+
+/// Three taps at the six points.
 struct EvaluateTaps;
 
 impl Along<TAPS, POINTS> for EvaluateTaps {
     #[inline(always)]
     fn of<R: Register>(g: [Lanes<R>; TAPS]) -> [Lanes<R>; POINTS] {
-        const N: f32 = 1.0 / (A2 * B2);
-        const NA: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
-        const NB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
-        let (even_a, odd_a) = (NA * (g[0] + A2 * g[2]), (NA * A) * g[1]);
-        let (even_b, odd_b) = (NB * (g[0] + B2 * g[2]), (NB * B) * g[1]);
-        [N * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g[2]]
+        let [zero, a, _, b, _, infinity] = TAPS_AT_POINTS;
+        let (even_a, odd_a) = ((a[0] * g[0]).plus(a[2], g[2]), a[1] * g[1]);
+        let (even_b, odd_b) = ((b[0] * g[0]).plus(b[2], g[2]), b[1] * g[1]);
+        [zero[0] * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, infinity[2] * g[2]]
     }
 }
 
@@ -155,9 +170,9 @@ impl Along<POINTS, TILE> for Interpolate {
         let (even_a, odd_a, even_b, odd_b) = (m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]);
         [
             m[0] + even_a + even_b,
-            A * odd_a + B * odd_b,
-            A2 * even_a + B2 * even_b,
-            (A2 * A) * odd_a + (B2 * B) * odd_b + m[5],
+            (A * odd_a).plus(B, odd_b),
+            (A2 * even_a).plus(B2, even_b),
+            m[5].plus(A2 * A, odd_a).plus(B2 * B, odd_b),
         ]
     }
 }
@@ -235,12 +250,19 @@ widest! {
         }
     }
 
-    /// Writes a panel of weights `[tap, channel, column]` at the pairs of points.
-    fn transform_weights<R>(weights: &[f32], channels: usize, out: &mut [f32]) {
+    /// Writes a panel of weights `[tap, channel, column]` at the pairs of points of a row.
+    fn transform_weights<R>(weights: &[f32], channels: usize, row: usize, out: &mut [f32]) {
         let (tap, pair) = (channels * PANEL, stride(channels * PANEL));
+        let at_point = TAPS_AT_POINTS[row];
         for at in (0..tap).step_by(R::COUNT) {
-            let values = both_axes::<EvaluateTaps, R, TAPS, POINTS>(load::<R, TAPS>(&weights[at..], TAPS * tap, tap));
-            store(values, &mut out[at..], POINTS * pair, pair);
+            let taps = load::<R, TAPS>(&weights[at..], TAPS * tap, tap);
+            let mut of_row = [Lanes(R::zero()); TAPS];
+            for x in 0..TAPS {
+                of_row[x] = (at_point[0] * taps[0][x]).plus(at_point[1], taps[1][x]).plus(at_point[2], taps[2][x]);
+            }
+            for (x, value) in EvaluateTaps::of(of_row).into_iter().enumerate() {
+                value.0.store(&mut out[x * pair + at..]);
+            }
         }
     }
 
@@ -248,7 +270,13 @@ widest! {
     fn interpolate_tile<R>(products: &[f32], stride: usize, out: &mut [f32; TILE * TILE * PANEL]) {
         for column in (0..PANEL).step_by(R::COUNT) {
             let values = load::<R, POINTS>(&products[column..], POINTS * stride, stride);
-            store(both_axes::<Interpolate, R, POINTS, TILE>(values), &mut out[column..], TILE * PANEL, PANEL);
+            let mut pixels = both_axes::<Interpolate, R, POINTS, TILE>(values);
+            for row in &mut pixels {
+                for pixel in row {
+                    *pixel = SCALE * *pixel;
+                }
+            }
+            store(pixels, &mut out[column..], TILE * PANEL, PANEL);
         }
     }
 }
