@@ -2,8 +2,9 @@
 //!
 //! A tile of 6×6 source pixels gives 4×4 result pixels. Source tiles and weights are evaluated as polynomials at six
 //! points along each axis, the products of each of the 36 pairs of points are summed over the channels, and the result
-//! is interpolated. The points 0, ±3/4, ±3/2 and ∞ keep rounding within about twice that of the direct sum (0, ±1, ±2
-//! and ∞, which are usual, make it four times).
+//! is interpolated. With the points 0, ±3/4, ±3/2 and ∞ results of 256 channels are 1.2e-6 off (root mean square, relative),
+//! half as far as with 0, ±1, ±2 and ∞, which are usual; sums as they are defined are 2e-7 off. Nearly all of it comes from
+//! the sums over the channels, whose values are larger than what interpolation leaves of them.
 //!
 //! Weights are transformed as they are multiplied, a row of points at a time: that takes less than to read all from memory,
 //! where they would be four times as large as they are.
@@ -44,7 +45,7 @@ const fn stride(len: usize) -> usize {
 }
 
 /// Where transformed weights begin in scratch memory: a quarter of a page after its begin, while panels begin at whole or half
-/// pages. Processors that read one place hold it up for a write to another one of the same offset in its page.
+/// pages. Processors hold up a read from one page for a write to the same place of another.
 const WEIGHTS: usize = PAGE / 4;
 
 /// Scratch memory for a block of so many tiles, in elements.
@@ -138,8 +139,7 @@ impl Along<POINTS, POINTS> for Evaluate {
 }
 
 /// Row by row what the three taps count for at each of the six points: divided by the product of the point's distances to
-/// the others, and times 243/256, which makes all of them exact. A factor that is rounded would be wrong the same way for
-/// every channel.
+/// the others, and times 243/256, which makes all of them exact.
 const TAPS_AT_POINTS: [[f32; TAPS]; POINTS] = {
     let [a, b] = [[-0.5, -0.5 * A, -0.5 * A2], [0.125, 0.125 * B, 0.125 * B2]];
     [[0.75, 0.0, 0.0], a, [a[0], -a[1], a[2]], b, [b[0], -b[1], b[2]], [0.0, 0.0, 243.0 / 256.0]]
