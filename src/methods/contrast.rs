@@ -43,12 +43,14 @@ pub(super) fn sglrp(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
 /// at most. Summing over the colours first changes no total.
 ///
 /// It is taken below the last layer and once more at the input: walks are linear, so that this changes nothing but what
-/// rounding does. Two maps that are nearly alike would leave little but that.
+/// rounding does. Two maps that are nearly alike would leave little but that, as would products that round, since parts of
+/// either sign meet in deep networks.
 fn contrast(w: &mut Writer<'_>, job: &Job<'_>, x: Reg, seeds: [Seed; 2], others: &Composite) -> Reg {
+    let others = Composite { exact: true, ..others.clone() };
     let rules = Composite { negated: None, ..others.clone() };
     let output = w.graph.output();
     let last = w.graph.node(output).inputs[0];
-    let [r, other] = [(seeds[0], &rules), (seeds[1], others)].map(|(kind, rules)| {
+    let [r, other] = [(seeds[0], &rules), (seeds[1], &others)].map(|(kind, rules)| {
         let start = seed(w, job, kind, Some(x));
         down(w, (output, start), last, rules)
     });
