@@ -19,6 +19,14 @@ const CERTAIN: (&str, &str) = ("agf", "resnet152");
 const LOST: [(&str, &[&str]); 2] =
     [("cmwp", &["vgg16", "vgg19", "vgg16_bn", "vgg19_bn"]), ("agf", &["vgg13_bn", "vgg16_bn", "vgg19_bn"])];
 
+/// Where 16 bits hold a map less well than elsewhere.
+#[cfg(feature = "cuda")]
+const FAR: [(&str, &[&str]); 3] = [
+    ("vgg11", &["xgrad-cam", "hires-cam", "sglrp", "agf"]),
+    ("vgg16", &["agf"]),
+    ("vgg13_bn", &["hires-cam", "cameras"]),
+];
+
 /// Nine patches, each scaled to little more than the smallest picture that a VGG takes.
 fn grid() -> Grid {
     Grid { n: 3, rho: Some(0.7), alpha: 1.3, ..Grid::default() }
@@ -207,6 +215,9 @@ fn check_on_gpu(network: &Network, method: &'static str) {
                     (tolerance::HALF_GRADIENT, 0.97)
                 }
             }
+            _ if FAR.iter().any(|(name, methods)| *name == network.model.name && methods.contains(&method)) => {
+                (tolerance::HALF_MAP_FAR, 0.99)
+            }
             _ => (tolerance::HALF_MAP, 0.99),
         };
         assert_nmse(&format!("{what}, {kind}"), &got, &to_f64(&want), error);
@@ -239,6 +250,8 @@ fn every_method_on_every_network_on_a_gpu() {
 #[cfg(feature = "cuda")]
 fn methods_on_gpu(network: &str) -> Vec<Method> {
     if let Ok(list) = std::env::var("UCAG_TEST_METHODS") {
+        let known = |name: &str| name == "all" || METHODS.iter().any(|m| m.name == name);
+        assert!(list.split(',').all(known), "UCAG_TEST_METHODS: expected `all` or methods, found `{list}`");
         let named = |m: &&Method| {
             let wanted = list == "all" || list.split(',').any(|name| name == m.name);
             wanted && !LOST.iter().any(|(method, networks)| *method == m.name && networks.contains(&network))

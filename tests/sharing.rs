@@ -55,7 +55,7 @@ fn any_grid_gives_the_same_map() {
             ((97, 131), Grid::default()),
             ((120, 100), Grid { n: 4, alpha: 2.5, ..aligned }),
             ((100, 100), Grid { n: 1, rho: Some(1.0), ..aligned }),
-            ((112, 112), Grid { mode: Mode::Release, ..Grid::default() }),
+            ((224, 224), Grid { mode: Mode::Release, ..Grid::default() }),
             ((97, 131), Grid { mode: Mode::Aligned, ..Grid::default() }),
         ] {
             let left = check(model, size, grid, "grad-cam");

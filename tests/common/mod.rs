@@ -45,9 +45,11 @@ pub mod tolerance {
     /// off. An operand rounded to TF32 would come to 2e-8.
     pub const EXACT_PRODUCT: f64 = 1e-10;
     /// A map through a whole network whose activations are stored in `f16`: in narrow networks much of a map cancels,
-    /// and a near tie in a max pooling that falls the other way moves relevance. The CPU's own maps with no more changed
-    /// than weights rounded to `f16` move by up to 5.1e-3 (`hires-cam` on the narrow VGG-11).
-    pub const HALF_MAP: f64 = 1e-2;
+    /// and a near tie in a max pooling that falls the other way moves relevance.
+    pub const HALF_MAP: f64 = 5e-3;
+    /// The same where it was found farther off. The CPU's own maps with no more changed than weights rounded to `f16` move
+    /// by up to 5.1e-3 (`hires-cam`), 6.0e-3 (`sglrp`) and 1.1e-1 (`agf`) on the narrow VGG-11.
+    pub const HALF_MAP_FAR: f64 = 1e-2;
     /// The same for the gradient at the input, which jumps where rounding opens or closes a rectifier. The `f64` oracle
     /// with no more changed than weights and activations rounded to `f16` moves by up to 1.6e-2.
     pub const HALF_GRADIENT: f64 = 2e-2;

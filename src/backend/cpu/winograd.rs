@@ -2,7 +2,7 @@
 //!
 //! A tile of 6×6 source pixels gives 4×4 result pixels. Source tiles and weights are evaluated as polynomials at six
 //! points along each axis, the products of each of the 36 pairs of points are summed over the channels, and the result
-//! is interpolated. With the points 0, ±3/4, ±3/2 and ∞ results of 256 channels are 1.2e-6 off (root mean square, relative),
+//! is interpolated. With the points 0, ±3/4, ±3/2 and ∞ results of 256 channels are 1.2e-6 off (root mean square, simulated),
 //! half as far as with 0, ±1, ±2 and ∞, which are usual; sums as they are defined are 2e-7 off. Nearly all of it comes from
 //! the sums over the channels, whose values are larger than what interpolation leaves of them.
 //!
