@@ -1,4 +1,4 @@
-//! Single instructions of the CPU backend: every different convolution of the networks at UCAG's patch size (in
+//! Single instructions of the CPU backend: every different convolution of three networks at UCAG's patch size (in
 //! multiply-adds × 2 a second), unfold and fold (in bytes read and written).
 
 #[path = "../tests/seeded/mod.rs"]
@@ -65,7 +65,7 @@ impl Case {
 }
 
 fn convolutions(c: &mut Criterion) {
-    for name in ["resnet50", "vgg16"] {
+    for name in ["resnet18", "resnet50", "vgg16"] {
         let graph = Arc::new(seeded::network(name, &seeded::neutral(name), seeded::gain).graph);
         let shapes = graph.shapes(322, 322).unwrap();
         let mut seen = vec![];

@@ -215,7 +215,7 @@ impl Explainer {
                     checks: made.checks.get_mut(k).map(take).unwrap_or_default(),
                     status: Status::Fine,
                 };
-                entry.status = entry.map().status(chosen.method.level == Level::Layer);
+                entry.status = entry.map().status(chosen.method.drawn_as() == Level::Layer);
                 classes.push(entry);
             }
         }

@@ -6,7 +6,7 @@ use crate::engine::{Check, StageTimes};
 use crate::frame::Working;
 use crate::grid::GridPlan;
 use crate::map::{Map, Status};
-use crate::methods::Method;
+use crate::methods::{Level, Method};
 use crate::render::Picture;
 
 /// The explanation of one picture.
@@ -65,7 +65,9 @@ impl ClassExplanation {
     pub fn verdict(&self) -> String {
         match (self.status, &self.layer) {
             (Status::Empty, Some(layer)) => format!("empty: nothing at `{layer}` speaks for this class"),
-            (Status::Flat, Some(layer)) => format!("flat: all places of `{layer}` matter alike"),
+            (Status::Flat, Some(layer)) if self.method.level == Level::Layer => {
+                format!("flat: all places of `{layer}` matter alike")
+            }
             (status, _) => status.to_string(),
         }
     }

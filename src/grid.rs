@@ -96,6 +96,9 @@ impl Axis {
         }
         let mut patch = (rho * size as f64 + GUARD).floor() as usize;
         let mut alpha = alpha;
+        if grid.mode == Mode::Aligned && n > size {
+            return Err(format!("{n} patches cannot step alike over {size} pixels"));
+        }
         if grid.mode == Mode::Aligned && n > 1 && patch < size {
             (patch, alpha) = aligned(n, size, patch, alpha);
         }

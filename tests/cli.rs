@@ -157,7 +157,7 @@ fn checks_are_printed_and_in_the_json() {
     assert!(json["classes"][0].get("checks").is_none());
     let checks = json["classes"][1]["checks"].as_array().unwrap();
     assert_eq!(checks[0]["node"], "fc");
-    assert!(checks.iter().all(|check| check["expected"].is_number() && check["found"].is_number()));
+    assert!(checks.iter().all(|check| ["expected", "found", "lost"].iter().all(|key| check[key].is_number())));
     assert!(!fine(&place.explain(&job)).contains("check"));
     assert!(read()["classes"][1].get("checks").is_none());
 }
@@ -252,8 +252,7 @@ fn maps_that_say_nothing_are_a_status() {
     assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
     let several = ["photo.png", "--weights", "dead.safetensors", "--method", "grad-cam,gradient", "--emit", "json"];
     let output = place.explain(&several);
-    let words =
-        "; the map of grad-cam is empty: nothing at `layer4` speaks for this class; the map of gradient is flat";
+    let words = "; the map of grad-cam is empty: nothing at `layer4` speaks for this class; the map of gradient is empty: nothing in";
     assert!(text(&output.stdout).contains(words), "{}", text(&output.stdout));
     let json: Value = serde_json::from_slice(&std::fs::read(place.path("o/photo.json")).unwrap()).unwrap();
     assert_eq!(json["classes"][0]["status"], "empty");
@@ -273,6 +272,7 @@ fn options_that_make_no_sense() {
         (&["--model", "alexnet"], &["alexnet", "resnet18"]),
         (&["--model", "vgg16"], &["vgg16", "missing"]),
         (&["--method", "tea-leaves"], &["tea-leaves", "grad-cam"]),
+        (&["--method", "lrp-epsilon-gamma-box", "--set", "gamma=1e39"], &["gamma", "0 to 1000000", "1e39"]),
         (&["--method", "grad-cam,gradient,grad-cam"], &["method", "`grad-cam` twice"]),
         (&["--set", "samples"], &["KEY=VALUE", "samples"]),
         (&["--set", "brush=1"], &["unknown setting `brush`; known: none of grad-cam"]),
@@ -309,6 +309,31 @@ fn options_that_make_no_sense() {
         assert_eq!(place.files("."), before, "{arguments:?} left something");
     }
     failed(&place.run(&["explain"]), &["PHOTO"]);
+}
+
+#[test]
+fn vector_instructions_are_those_that_the_environment_names() {
+    let place = Place::new();
+    let explain = |isa: &str| {
+        let mut command = place.command(&["explain", "photo.png", "--device", "cpu", "--plain"]);
+        command.env("UCAG_ISA", isa).output().unwrap()
+    };
+    failed(&explain("tea"), &["UCAG_ISA: expected `avx512`, `avx2` or `portable`, found `tea`"]);
+    fine(&explain("portable"));
+    #[cfg(target_arch = "x86_64")]
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(target_arch = "x86_64")]
+    let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    let (avx2, avx512) = (false, false);
+    for (isa, present) in [("avx2", avx2), ("avx512", avx512)] {
+        let output = explain(isa);
+        if present {
+            fine(&output);
+        } else {
+            failed(&output, &[format!("UCAG_ISA: this processor has no {isa}").as_str()]);
+        }
+    }
 }
 
 #[test]

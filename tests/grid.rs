@@ -282,6 +282,8 @@ fn aligned_grids() {
     }
     let (found, paper) = (aligned(6, 224).expect("a grid"), GridPlan::new(Grid::default(), 224, 224).expect("a grid"));
     assert_eq!((found.patch(), found.scaled(), found.offsets()), (paper.patch(), paper.scaled(), paper.offsets()));
+    let error = aligned(98, 97).expect_err("fewer pixels than patches").to_string();
+    assert!(error.contains("98 patches cannot step alike over 97 pixels"), "{error}");
     let one = GridPlan::new(Grid { mode: Mode::Aligned, n: 1, rho: Some(1.0), alpha: 1.0 }, 50, 50).expect("a grid");
     assert_eq!(one.patch(), (50, 50));
 }

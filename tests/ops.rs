@@ -174,7 +174,6 @@ fn linear_layers() {
     }
 }
 
-/// Max pooling of random values (`ties`: of few different ones), with and without winners, and its way back.
 /// Folding a batch norm into its convolution gives what the two give one after the other.
 #[test]
 fn folded_batch_norm() {

@@ -115,9 +115,12 @@ fn fused_layer_cam_agrees_with_its_definition() {
 fn kernel_norm_grad(graph: &Graph, picture: &Picture, class: usize, layer: NodeId) -> Vec<f64> {
     let oracle = Oracle::new(graph, picture.size, &picture.normalised());
     let node = graph.node(layer);
-    let Op::Conv { window, .. } = &node.op else { panic!("{} is no convolution", node.name) };
+    let Op::Conv { window, param } = &node.op else { panic!("{} is no convolution", node.name) };
     let [from, to] = [node.inputs[0], layer].map(|id| shape(graph, picture.size, id));
     let (x, gradient) = (&oracle.values[node.inputs[0].0], oracle.gradient(class));
+    // The gradient at the convolution's own result, before the batch norm that the graph has folded into it.
+    let scale = graph.param(*param).norm.as_ref().map(|norm| &norm.scale);
+    let own = |(c, g): (usize, &f64)| g * scale.map_or(1.0, |scale| f64::from(scale[c]));
     let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
     let patch = |oy: usize, ox: usize| {
         let mut values = vec![];
@@ -131,7 +134,8 @@ fn kernel_norm_grad(graph: &Graph, picture: &Picture, class: usize, layer: NodeI
         values
     };
     let pixels = gradient[layer.0].chunks_exact(to.c).enumerate();
-    pixels.map(|(u, g)| norm(&patch(u / to.w, u % to.w)) * norm(g)).collect()
+    let own = |g: &[f64]| g.iter().enumerate().map(own).collect::<Vec<_>>();
+    pixels.map(|(u, g)| norm(&patch(u / to.w, u % to.w)) * norm(&own(g))).collect()
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use ucag::grid::{Grid, Mode};
 use ucag::models::MODELS;
-use ucag::{Device, Explainer, Fit, Frame, Network, Target};
+use ucag::{Builder, Device, Explainer, Fit, Frame, Network, Target};
 
 /// The map of the second class, and the arithmetic of all patches in FLOPs.
 fn explain(
@@ -100,6 +100,24 @@ fn what_methods_read_is_shared_too() {
         assert!(found.0 == expected.0, "{method}: maps differ");
         assert!(found.1 < 0.97 * expected.1, "{method}: nothing is shared");
     }
+}
+
+/// What is shared decides about rounding: not batches, nor memory that suffices.
+#[test]
+fn batches_and_memory_change_no_bit() {
+    let grid = Grid { n: 3, rho: Some(0.75), alpha: 2.0, mode: Mode::Paper };
+    let pixels = common::picture(128, 128, 5);
+    let frame = Frame::rgb(&pixels, 128, 128).expect("a frame");
+    let map = |set: fn(Builder) -> Builder| {
+        let network = common::network(&common::tensors("vgg11_bn", common::CLASSES, 2));
+        let builder = Explainer::with_network(network).method("lrp-ab").grid(grid).fit(Fit::None);
+        let mut explainer = set(builder.device(Device::Cpu)).build().expect("an explainer");
+        let explanation = explainer.explain(&frame, &Target::Classes(vec![1])).expect("an explanation");
+        explanation.classes[0].map().data.clone()
+    };
+    let expected = map(|builder| builder.threads(2));
+    // Little more than the plan needs: less than twice what is kept for the method.
+    assert!(map(|builder| builder.threads(3).batch(1).memory(41 << 20)) == expected, "less memory, smaller batches");
 }
 
 /// Methods that need values of early layers in each patch, and what max pooling chose there.

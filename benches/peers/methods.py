@@ -18,7 +18,7 @@ PACKAGES = ("captum", "zennit", "grad-cam", "torchcam", "torch", "torchvision", 
 HEAVY = ("smoothgrad", "integrated-gradients", "cameras")
 SETTINGS = {"lrp-composite": ["--set", "rules=first=w2, conv=z-plus, linear=epsilon"]}
 LEGEND = ["- Job: decoded photo (224×224) to map of its top class, in a warm process whose first job is dropped, but not where the table names "
-          "a grid. *peer / ours*: median of the rounds' ratios of time (smallest to largest). *MiB*: peak resident memory of the process.",
+          "a grid. *peer / ours*: median of the rounds' ratios of time (smallest to largest). *MiB*: peak resident memory of the process, *beyond weights* less 4 bytes per parameter.",
           "- *agreement*: Pearson correlation of the peer's map with ours, the smallest of all rounds. –: no library has the method.",
           "- Peers run on the same weights, folded and frozen; captum has to be told the top class and runs the network once more for it. "
           "Under UCAG they are given the patches, and unfold and fold are numpy products."]
@@ -94,9 +94,10 @@ def quickest(o, network, method, known):
     return names[:1], f"{method} " + ", ".join(f"{name} {seconds(times[name])}" for name in names)
 
 
-def row(name, results):
+def row(name, results, parameters):
     middle = {engine: seconds(statistics.median(sum(r["warm"], []))) for engine, r in results.items()}
-    peak = {engine: f"{r['peak']['warm']:.0f}" for engine, r in results.items()}
+    weights = parameters * 4 / 2**20
+    peak = {engine: f"{r['peak']['warm']:.0f} ({r['peak']['warm'] - weights:.0f})" for engine, r in results.items()}
     peer = next((engine for engine in results if engine != OURS), None)
     if peer is None:
         return f"| {name} | – | {middle[OURS]} | – | – | {peak[OURS]} | – | – |"
@@ -111,7 +112,7 @@ def block(o, rows, trials, notes, others):
         lines.append(f"- Libraries with the same method, whole picture, one round: {'; '.join(trials)}.")
     lines += [f"- `{name}`: {note}." for name, note in notes.items()]
     for job, found in rows.items():
-        lines += ["", f"### {titles[job]}", "", "| method | peer | ours | peer's | peer / ours | our MiB | peer's MiB | agreement |",
+        lines += ["", f"### {titles[job]}", "", "| method | peer | ours | peer's | peer / ours | our MiB (beyond weights) | peer's | agreement |",
                   "|---|---|---|---|---|---|---|---|", *found.values()]
     return lines
 
@@ -121,6 +122,7 @@ def main():
     known, everything = libraries(o), {}
     for network in o.networks:
         prepare(o, network, PHOTO)
+        parameters = json.loads((o.cache / f"{network}.json").read_text())["parameters"]
         rows, trials, notes, others = {job: {} for job in o.jobs}, [], {}, []
         for method in methods(o):
             peer, trial = quickest(o, network, method, known)
@@ -130,7 +132,7 @@ def main():
             for job in o.jobs:
                 grid = 0 if job == "plain" else min(o.grid, 2) if method in HEAVY else o.grid
                 results = everything[f"{network}/{method}/{job}"] = measured(o, network, method, grid, peer, o.rounds)
-                rows[job][method] = row(f"`{method}`" + (f", {grid}×{grid}" if grid and method in HEAVY else ""), results)
+                rows[job][method] = row(f"`{method}`" + (f", {grid}×{grid}" if grid and method in HEAVY else ""), results, parameters)
                 others += sum((r["others"] for r in results.values()), [])
             write(o.out, "methods", "methods.py", network, block(o, rows, trials, notes, others))
             if o.samples_out:

@@ -27,6 +27,7 @@ JOBS = {
     "lrp": ("LRP EpsilonPlus of the whole picture", ["zennit"], 5, ["--method", "lrp-epsilon-plus", "--plain"]),
     "lrp-ucag": ("UCAG + LRP EpsilonPlus, 36 patches", ["zennit"], 1, ["--method", "lrp-epsilon-plus"]),
 }
+USUAL = ["ucag", "single", "lrp"]
 OURS = "ucag-fast"
 # On a picture whose grid does not fit strides: the map of a grid that does, so another one than the reference.
 ALIGNED = "ucag-fast --grid-align"
@@ -38,7 +39,7 @@ LEGEND = ["- *Warm job*: decoded photo to map, first one dropped. *Whole process
 
 def options():
     p = parser(__doc__, 5, "README.md")
-    p.add_argument("--jobs", type=split, default=["ucag", "single", "lrp"], help=f"of {','.join(JOBS)}")
+    p.add_argument("--jobs", type=split, default=USUAL, help=f"of {','.join(JOBS)}; another choice than the usual has a block of its own")
     p.add_argument("--photos", type=split, default=["square", "4x3"])
     p.add_argument("--engines", type=split, default=[], help="only these peers")
     p.add_argument("--no-process", action="store_true", help="leave out the whole-process rows")
@@ -247,6 +248,7 @@ def main():
     everything = {}
     for network in o.networks:
         sections, others = [], []
+        block = network if o.jobs == USUAL else f"{network}: {', '.join(o.jobs)}"
         for photo in o.photos:
             for job in o.jobs:
                 prepare(o, network, photo, job)
@@ -255,7 +257,7 @@ def main():
                 sections += ["", f"### {network}, {JOBS[job][0]}, {photo} photo", "", *table(results, parameters)]
                 everything[f"{network}/{photo}/{job}"] = results
                 others += sum((r["others"] for r in results.values()), [])
-                write(o.out, "peers", "run.py", network, [*machine(o, PACKAGES), *LEGEND, disturbance(others), *sections])
+                write(o.out, "peers", "run.py", block, [*machine(o, PACKAGES), *LEGEND, disturbance(others), *sections])
                 if o.samples_out:
                     o.samples_out.write_text(json.dumps(everything, indent=1))
 

@@ -109,6 +109,8 @@ pub enum Vector {
     OwnBias,
     /// What a folded batch norm adds: `β − μγ/√(var + ε)`. Zeros where there is none.
     NormShift,
+    /// What a folded batch norm multiplies the convolution's own result by: `γ/√(var + ε)`. Ones where there is none.
+    NormScale,
 }
 
 impl Vector {
@@ -121,6 +123,8 @@ impl Vector {
             (Self::OwnBias, Some(norm)) => norm.bias.iter().zip(&norm.scale).map(|(b, s)| b * s).collect(),
             (Self::NormShift, None) => zeros(),
             (Self::NormShift, Some(norm)) => norm.shift.clone(),
+            (Self::NormScale, None) => vec![1.0; param.outputs],
+            (Self::NormScale, Some(norm)) => norm.scale.clone(),
         }
     }
 }

@@ -189,8 +189,8 @@ pub struct Engine {
     /// Patches computed together; changes no map [default: what suits the device]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub batch: Option<usize>,
-    /// Compute every sum of every patch: none by Winograd's algorithm, none for several patches at once; slower, with the
-    /// same maps but for rounding
+    /// Compute every sum of every patch: none by Winograd's algorithm, none for several patches at once, no gradient in
+    /// closed form; slower, with the same maps but for rounding
     #[arg(long, help_heading = "Machine")]
     pub no_shortcuts: bool,
     /// Threads [default: one for each core that the process may use]

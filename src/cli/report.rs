@@ -1,5 +1,6 @@
 //! What is told about a photo: as JSON for programs, as text for people.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -212,9 +213,14 @@ impl Class {
         let width = self.checks.iter().map(|check| check.node.chars().count()).max().unwrap_or(0);
         writeln!(f, "  check of {} for {}:", self.method, self.label)?;
         writeln!(f, "    {:<width$} {:>13} {:>13} {:>10}", "node", "in", "out", "lost")?;
-        for check in &self.checks {
-            let Check { node, expected, found } = check;
-            writeln!(f, "    {node:<width$} {expected:>13.6} {found:>13.6} {:>8.4} %", 100.0 * check.lost())?;
+        let mut seen = HashSet::new();
+        for Check { node, expected, found, lost } in &self.checks {
+            // Methods that contrast classes walk down several times.
+            if !seen.insert(node) {
+                writeln!(f, "    and once more:")?;
+                seen = HashSet::from([node]);
+            }
+            writeln!(f, "    {node:<width$} {expected:>13.6} {found:>13.6} {:>8.4} %", 100.0 * lost)?;
         }
         Ok(())
     }
@@ -277,7 +283,10 @@ impl Report {
         let methods: Vec<String> = self.methods.iter().map(Method::text).collect();
         write!(f, "  {} of {}, {}×{}", methods.join(", "), network.model, working.width, working.height)?;
         match &self.grid {
-            Some(grid) => writeln!(f, ", UCAG with {0}×{0} patches, mode {1}", grid.n, self.mode)?,
+            Some(grid) => {
+                let aligned = if grid.aligned { ", steps aligned" } else { "" };
+                writeln!(f, ", UCAG with {0}×{0} patches, mode {1}{aligned}", grid.n, self.mode)?;
+            }
             None => writeln!(f, ", plain")?,
         }
         for maps in self.classes.chunks(self.methods.len().max(1)) {

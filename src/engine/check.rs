@@ -12,20 +12,23 @@ pub struct Check {
     pub expected: f64,
     /// What goes out.
     pub found: f64,
+    /// What does not go out, negative where more does, as a part of what the method began with: where parts of either sign
+    /// meet, what comes into a node may be next to nothing.
+    pub lost: f64,
 }
 
 impl Check {
-    /// The check of one class. Sums of one lane count for all classes.
-    pub(super) fn new(audit: &Audit<Vec<f32>>, class: usize) -> Self {
+    /// The checks of one class, from the output down. Sums of one lane count for all classes.
+    pub(super) fn all(audits: &[Audit<Vec<f32>>], class: usize) -> Vec<Self> {
         // A lane is a sum and a count.
         let term = |lanes: &Vec<f32>| f64::from(lanes[2 * class % lanes.len()]);
         let sum = |terms: &[Vec<f32>]| terms.iter().map(term).sum::<f64>();
-        Self { node: audit.node.clone(), expected: sum(&audit.expected), found: sum(&audit.found) - sum(&audit.less) }
-    }
-
-    /// The part of what comes in that does not go out; negative where more goes out.
-    pub fn lost(&self) -> f64 {
-        let lost = self.expected - self.found;
-        if lost == 0.0 { 0.0 } else { lost / self.expected }
+        let begin = audits.first().map_or(0.0, |audit| sum(&audit.expected).abs());
+        let check = |audit: &Audit<Vec<f32>>| {
+            let (expected, found) = (sum(&audit.expected), sum(&audit.found) - sum(&audit.less));
+            let lost = expected - found;
+            Self { node: audit.node.clone(), expected, found, lost: if lost == 0.0 { 0.0 } else { lost / begin } }
+        };
+        audits.iter().map(check).collect()
     }
 }

@@ -201,7 +201,7 @@ impl<B: Backend> Engine<B> {
         }
         for (method, audits) in made.iter_mut().zip(&plan.whole.audits) {
             let read: Vec<Audit<Vec<f32>>> = audits.iter().map(|audit| audit.map(|_| floats(&next()))).collect();
-            method.checks = (0..lanes).map(|lane| read.iter().map(|audit| Check::new(audit, lane)).collect()).collect();
+            method.checks = (0..lanes).map(|lane| Check::all(&read, lane)).collect();
         }
         let grid = plan.patches.as_ref().map(|stage| stage.grid.clone());
         Ok(Output { probabilities, classes, patch_probabilities, methods: made, grid, times })

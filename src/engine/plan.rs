@@ -152,8 +152,6 @@ struct Layout<'g> {
     whole: (Draft<'g>, Vec<Step<Slot>>),
     patches: Option<(Draft<'g>, Vec<Step<Slot>>)>,
     mosaic: Option<(Vec<Step<Slot>>, Tables)>,
-    /// Bytes that methods' values take which patches have in common.
-    shared: u64,
     classes: Slot,
     probabilities: Slot,
     chunk: usize,
@@ -187,19 +185,20 @@ impl<'g> Layout<'g> {
             bytes = bytes.max(end);
             steps
         };
-        let (mut chunk, mut mosaic, mut shared) = (1, None, 0);
+        let (mut chunk, mut mosaic) = (1, None);
         let patches = patches.map(|mut draft| {
             let (one, end) = draft.writer.lay_out(base, 1);
             let sample = (end - base).max(1);
             let kept = draft.shared.take();
-            shared = kept.as_ref().map_or(0, |kept| kept.bytes);
+            // What is kept for methods takes no room from batches.
+            let shared = kept.as_ref().map_or(0, |kept| kept.bytes);
             let room = request.most(shared).saturating_sub(base as u64) / sample as u64;
             chunk = (room as usize).clamp(1, request.wanted_batch.min(draft.grid.patches()));
             let steps = lay(if chunk == 1 { (one, end) } else { draft.writer.lay_out(base, chunk) });
             mosaic = kept.map(|kept| (lay(kept.writer.lay_out(base, 1)), kept.tables));
             (draft, steps)
         });
-        Ok(Self { whole: (whole, whole_steps), patches, mosaic, shared, classes, probabilities, chunk, bytes })
+        Ok(Self { whole: (whole, whole_steps), patches, mosaic, classes, probabilities, chunk, bytes })
     }
 }
 
@@ -210,7 +209,7 @@ impl<B: Backend> Plan<B> {
     /// When grid, image and network do not fit together, or the memory does not suffice for a single patch.
     pub fn new(network: &Network, request: &Request, backend: &mut B) -> Result<Self> {
         let mut layout = Layout::new(network, request, backend.storage(), request.sharing)?;
-        if layout.mosaic.is_some() && layout.bytes as u64 > request.most(layout.shared) {
+        if layout.mosaic.is_some() && layout.bytes as u64 > request.memory {
             layout = Layout::new(network, request, backend.storage(), false)?;
         }
         let Layout { whole, patches, mosaic, classes, probabilities, chunk, bytes, .. } = layout;
@@ -311,9 +310,7 @@ impl<'g> Draft<'g> {
         });
         let tails = tails.collect();
         let tables = tables((1, 1));
-        // What is kept for methods must leave as much memory to batches where that is short.
-        let most = request.most(0) / 2;
-        let shared = (sharing && patches > 1).then(|| sharing::share(&mut w, &tables, storage, most, fixed)).flatten();
+        let shared = (sharing && patches > 1).then(|| sharing::share(&mut w, &tables, storage, fixed)).flatten();
         w.forward();
         w.unfold(grid.image);
         Ok(Self { writer: w, grid, tables, p, tails, audits, shared })

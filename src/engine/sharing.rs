@@ -13,6 +13,10 @@ use crate::net::{Graph, NodeId, Op, Shape};
 /// the first stage of a ResNet, copying costs as much.
 const LEAST: f64 = 600.0;
 
+/// Most bytes of what is kept for methods to read. A constant: what is shared decides about rounding, and maps must not
+/// depend on the memory or the batches of a run.
+const MOST: u64 = 168 << 20;
+
 /// The program of what patches have in common.
 pub(super) struct Shared<'g> {
     pub writer: Writer<'g>,
@@ -35,13 +39,12 @@ struct Export {
     bytes: u64,
 }
 
-/// Lets a program take what its patches have in common from a mosaic, as far as that is worth it and what methods read
-/// takes no more bytes than `most`. Returns the program that computes it.
+/// Lets a program take what its patches have in common from a mosaic, as far as that is worth it. Returns the program that
+/// computes it.
 pub(super) fn share<'g>(
     w: &mut Writer<'g>,
     tables: &Tables,
     storage: Storage,
-    most: u64,
     fixed: &mut Fixed,
 ) -> Option<Shared<'g>> {
     let mosaic = Arc::new(Mosaic::new(w.graph, &w.shapes, &tables.resample)?);
@@ -49,7 +52,7 @@ pub(super) fn share<'g>(
     exports.sort_by(|a, b| b.density.total_cmp(&a.density));
     let mut bytes = 0;
     exports.retain(|export| {
-        let fits = export.bytes == 0 || (export.spared >= LEAST && bytes + export.bytes <= most);
+        let fits = export.bytes == 0 || (export.spared >= LEAST && bytes + export.bytes <= MOST);
         bytes += if fits { export.bytes } else { 0 };
         fits
     });

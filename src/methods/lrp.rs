@@ -9,7 +9,7 @@ use crate::net::NodeId;
 /// ε of the rule for fully connected layers; the other rules keep the stabiliser of the same size.
 const EPSILON: Setting = Setting {
     key: "epsilon",
-    kind: Kind::Number { default: 1e-6, min: 0.0, max: f64::INFINITY },
+    kind: Kind::Number { default: 1e-6, min: 0.0, max: 1e6 },
     help: "ε of the rule for fully connected layers",
 };
 
@@ -18,7 +18,7 @@ const BIASES: Setting =
 
 const GAMMA: Setting = Setting {
     key: "gamma",
-    kind: Kind::Number { default: 0.25, min: 0.0, max: f64::INFINITY },
+    kind: Kind::Number { default: 0.25, min: 0.0, max: 1e6 },
     help: "how much more positive weights count",
 };
 

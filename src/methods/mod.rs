@@ -128,6 +128,9 @@ pub struct Method {
     pub level: Level,
     /// Sign of its raw map.
     pub sign: Sign,
+    /// Whether its raw map is proportional to the class's row of the last layer: twice the weights and the bias, twice the
+    /// map.
+    pub linear: bool,
     /// Passes through the network for one image.
     pub passes: &'static str,
     /// Where it was published.

@@ -2,7 +2,7 @@
 //! layer itself (`methods.md` 8).
 
 use super::{Job, Kind, RawMap, Setting, Settings, gradient};
-use crate::backend::{AvgGeom, Instr, Unary};
+use crate::backend::{AvgGeom, Instr, Unary, Vector};
 use crate::engine::{Composite, Reg, Writer};
 use crate::error::{ErrorKind, Result};
 use crate::models::Network;
@@ -35,6 +35,10 @@ pub(super) fn norm_grad(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
             let part = if form == "selective" { w.unary(Unary::Positive, product) } else { product };
             squares(w, part, shape)
         }
+        "kernel" => {
+            let g = before_norm(w, job.layer, g);
+            squares(w, g, shape)
+        }
         _ => squares(w, g, shape),
     };
     let norm = w.unary(Unary::Root, squares);
@@ -47,6 +51,18 @@ pub(super) fn norm_grad(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
         _ => norm,
     };
     RawMap { map, size: (shape.h, shape.w) }
+}
+
+/// The gradient at a convolution's own result, given that behind the batch norm which is folded into it.
+fn before_norm(w: &mut Writer<'_>, conv: NodeId, g: Reg) -> Reg {
+    let Op::Conv { param, .. } = w.graph.node(conv).op else {
+        unreachable!("`check` has seen that it is a convolution")
+    };
+    let channels = w.shape(conv).c;
+    let (weights, y) = (w.reg(channels), w.like(g));
+    w.push(Instr::Vector { param, vector: Vector::NormScale, y: weights });
+    w.push(Instr::ChannelScale { x: g, channels, weights, y });
+    y
 }
 
 /// Sum of squares over the channels.

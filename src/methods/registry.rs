@@ -11,6 +11,7 @@ const CAM: Method = Method {
     family: Family::Cam,
     level: Level::Layer,
     sign: Sign::Signed,
+    linear: true,
     passes: "forward, backward to the layer (none for pooled linear heads)",
     source: "Selvaraju et al., ICCV 2017",
     layer: LayerUse::Last,
@@ -61,6 +62,7 @@ const SET_A: Method = Method {
 const EXCITATION: Method = Method {
     name: "mwp",
     family: Family::Excitation,
+    linear: false,
     passes: "forward, excitation to the layer",
     source: "Zhang et al., ECCV 2016",
     layer: LayerUse::Earlier,
@@ -75,6 +77,7 @@ pub const METHODS: &[Method] = &[
     RELEVANCE,
     Method {
         name: "grad-cam++",
+        linear: false,
         sign: Sign::AsLayer,
         source: "Chattopadhay et al., WACV 2018",
         settings: &[cam::FORM],
@@ -111,6 +114,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "cameras",
+        linear: false,
         sign: Sign::NotNegative,
         passes: "forward, backward to the layer, at each resolution",
         source: "Jalwana et al., CVPR 2021",
@@ -148,6 +152,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "full-grad",
+        linear: false,
         passes: "forward, backward to the input",
         source: "Srinivas and Fleuret, NeurIPS 2019",
         settings: &[],
@@ -194,6 +199,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "sglrp",
+        linear: false,
         passes: "forward, relevance to the input twice (two passes each)",
         source: "Iwana et al., ICCV workshops 2019",
         write: contrast::sglrp,
@@ -216,6 +222,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "rsp",
+        linear: false,
         passes: "forward, backward to the layer, relevance from there to the input (correlations: three passes)",
         source: "Nam et al., AAAI 2021",
         layer: LayerUse::Last,
@@ -224,6 +231,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         name: "agf",
+        linear: false,
         passes: "forward, backward, class map to the input (about four passes)",
         source: "Gur et al., AAAI 2021",
         settings: agf::SETTINGS,

@@ -1,7 +1,7 @@
 //! The CPU: `f32`, NHWC, all cores. Default backend, and the oracle that others are tested against.
 //!
-//! Results do not depend on batch size or number of threads, bit for bit: work is cut into units whose shapes depend
-//! only on the layer, each unit runs on one thread, and no two units write the same element.
+//! Results do not depend on batch size or number of threads, bit for bit: each number is summed in an order that depends
+//! on the layer alone, by one thread, wherever work is cut into units.
 
 mod ceilings;
 mod conv;
@@ -10,6 +10,7 @@ mod dot;
 mod elementwise;
 mod epilogue;
 mod head;
+mod isa;
 mod layers;
 mod linear;
 mod maps;
@@ -40,6 +41,7 @@ use crate::error::{ErrorKind, Result};
 use crate::frame::{Frame, Working, rgb};
 use crate::net::{Graph, ParamId};
 use conv::{ConvKernel, ConvKey};
+use isa::Isa;
 use operands::{Base, Operands, Shared, Target, View};
 
 /// A cache line, so that slots are aligned.
@@ -111,8 +113,10 @@ impl Cpu {
     /// A backend of `threads` threads for one network.
     ///
     /// # Errors
-    /// When the threads cannot be started.
+    /// When the threads cannot be started, or the environment variable `UCAG_ISA` names no vector instructions of this
+    /// processor.
     pub fn new(graph: Arc<Graph>, threads: usize) -> Result<Self> {
+        Isa::check()?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| ErrorKind::Option { option: "threads", problem: format!("{threads}: {e}") })?;
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
