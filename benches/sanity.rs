@@ -114,8 +114,8 @@ fn report(stages: &[usize], left: &[Vec<f64>], logits: [f32; 2]) -> String {
     text += "Guided backpropagation outlives its weights, as Adebayo et al. found: it draws edges. Relevance has the sign of the\n\
         class's logit, ";
     write!(text, "in the end {:.3} and {:.3}", logits[0], logits[1]).expect("a string");
-    text += ": where that has turned, a map that hardly depends on the weights, since it follows\n\
-        positive terms alone, becomes its own opposite.\n\n| method |";
+    text += ": where that has turned, a map that depends on the weights for little\n\
+        but its sign (`lrp-ab`, `rap`) becomes its own opposite.\n\n| method |";
     stages.iter().for_each(|count| write!(text, " {count} |").expect("a string"));
     text += &format!(" magnitude below {BOUND} |\n|---|{}---|\n", "---:|".repeat(stages.len()));
     for (method, left) in METHODS.iter().zip(left) {

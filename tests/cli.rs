@@ -380,7 +380,8 @@ fn gpus_need_the_feature() {
 fn models_methods_and_inspect() {
     let place = Place::new();
     assert!(fine(&place.run(&["models"])).contains("vgg16"));
-    assert!(fine(&place.run(&["models", "resnet18"])).contains("layer4  (default)"));
+    let layers = fine(&place.run(&["models", "resnet18"]));
+    assert!(layers.contains("layer4  (default)") && layers.contains("layer3  (default of mwp, cmwp)"), "{layers}");
     let methods = fine(&place.run(&["methods"]));
     for method in ucag::methods::METHODS {
         let (name, family, sign) = (method.name, method.family.to_string(), method.sign.to_string());

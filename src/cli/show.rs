@@ -27,8 +27,14 @@ pub fn models(name: Option<&str>, printer: &mut Printer) -> Result<u8> {
         return Ok(FINE);
     };
     let model = Model::named(name)?;
+    let earlier: Vec<&str> = METHODS.iter().filter(|m| m.layer == LayerUse::Earlier).map(|m| m.name).collect();
     for layer in blueprint(model)?.layer_names() {
-        printer.line(&format!("{layer}{}", if layer == model.default_layer { "  (default)" } else { "" }))?;
+        let whose = match layer {
+            _ if layer == model.default_layer => "  (default)".into(),
+            _ if layer == model.earlier_layer => format!("  (default of {})", earlier.join(", ")),
+            _ => String::new(),
+        };
+        printer.line(&format!("{layer}{whose}"))?;
     }
     Ok(FINE)
 }

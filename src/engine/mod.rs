@@ -5,6 +5,7 @@ mod floors;
 mod mosaic;
 mod plan;
 mod program;
+mod request;
 mod rules;
 mod sharing;
 mod tail;
@@ -12,8 +13,8 @@ mod walk;
 
 pub use check::Check;
 pub use floors::{Floor, Floors, LayerTime};
-pub use plan::Request;
 pub use program::{Audit, Reg, Writer};
+pub use request::Request;
 pub use rules::{Bounds, Composite, EPS, Part, Rule, SHIFT, Share, is_pointwise, stabilised};
 pub use walk::{Arrived, Layer, Rules, Walk, transposed, walk_down};
 

@@ -1,6 +1,7 @@
 //! What follows the last batch for one method: its maps put together and finished, with tables of their own.
 
-use super::plan::{Fixed, Part, Request};
+use super::Request;
+use super::plan::{Fixed, Part};
 use crate::backend::{Backend, Dtype, Filter, Instr, Scaling, Slot, Step, Tables, Unary};
 use crate::error::Result;
 use crate::frame::Working;

@@ -1,10 +1,12 @@
 //! The network: a flat list of nodes over a closed set of operations.
 
+mod builder;
 mod graph;
 mod params;
 mod tensors;
 
-pub use graph::{Builder, Graph, Node, NodeId, TensorList};
+pub use builder::{Builder, TensorList};
+pub use graph::{Graph, Node, NodeId};
 pub use params::{Norm, PANEL, Param, ParamId, Values};
 pub use tensors::{Dtype, Metadata, TensorInfo, Tensors};
 
