@@ -1,4 +1,4 @@
-//! Single instructions of the CPU backend: every different convolution of three networks at UCAG's patch size (in
+//! Single instructions of the CPU backend: every different layer of three networks at UCAG's patch size (in
 //! multiply-adds × 2 a second), unfold and fold (in bytes read and written).
 
 #[path = "../tests/seeded/mod.rs"]
@@ -64,27 +64,50 @@ impl Case {
     }
 }
 
-fn convolutions(c: &mut Criterion) {
+/// Every different layer with weights, both ways.
+fn layers(c: &mut Criterion) {
     for name in ["resnet18", "resnet50", "vgg16"] {
         let graph = Arc::new(seeded::network(name, &seeded::neutral(name), seeded::gain).graph);
         let shapes = graph.shapes(322, 322).unwrap();
         let mut seen = vec![];
         for (i, node) in graph.nodes().iter().enumerate() {
-            let Op::Conv { window, param } = node.op else { continue };
-            let g = ConvGeom { window, x: shapes[node.inputs[0].0], y: shapes[i] };
-            if seen.contains(&g) {
+            let (Op::Conv { param, .. } | Op::Linear { param }) = node.op else { continue };
+            let window = match node.op {
+                Op::Conv { window, .. } => Some(window),
+                _ => None,
+            };
+            let (from, to) = (shapes[node.inputs[0].0], shapes[i]);
+            if seen.contains(&(window, from, to)) {
                 continue;
             }
-            seen.push(g);
+            seen.push((window, from, to));
             let mut arena = Arena(0);
-            let (x, y) = (arena.slot(g.x.len(), Scope::Batch), arena.slot(g.y.len(), Scope::Batch));
-            let macs = g.y.len() * g.x.c * window.kernel[0] * window.kernel[1] * BATCH;
-            let w = WeightRef::plain(param);
-            let forward = Instr::Conv { g, w, bias: Some(Variant::Plain), x, add: None, relu: true, y };
-            let back = Instr::ConvBack { g, w, exact: false, dy: y, mul: None, add: None, dx: x };
+            let (x, y) = (arena.slot(from.len(), Scope::Batch), arena.slot(to.len(), Scope::Batch));
+            let (w, bias) = (WeightRef::plain(param), Some(Variant::Plain));
+            let (kind, macs, forward, back) = match window {
+                Some(window) => {
+                    let g = ConvGeom { window, x: from, y: to };
+                    let forward = Instr::Conv { g, w, bias, x, add: None, relu: true, y };
+                    (
+                        "conv",
+                        g.products(),
+                        forward,
+                        Instr::ConvBack { g, w, exact: false, dy: y, mul: None, add: None, dx: x },
+                    )
+                }
+                None => {
+                    let forward = Instr::Linear { w, bias, x, add: None, relu: true, y };
+                    (
+                        "linear",
+                        from.len() * to.len(),
+                        forward,
+                        Instr::LinearBack { w, exact: false, dy: y, mul: None, add: None, dx: x },
+                    )
+                }
+            };
             for (instr, direction) in [(forward, "forward"), (back, "backward")] {
-                let (group, id) = (format!("conv/{name}"), format!("{}/{direction}", node.name));
-                let work = Throughput::Elements(2 * macs as u64);
+                let (group, id) = (format!("{kind}/{name}"), format!("{}/{direction}", node.name));
+                let work = Throughput::Elements((2 * macs * BATCH) as u64);
                 Case { group, id, instr, arena: arena.0, work, batch: BATCH }.run(c, &graph);
             }
         }
@@ -111,5 +134,5 @@ fn patches(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, patches, convolutions);
+criterion_group!(benches, patches, layers);
 criterion_main!(benches);

@@ -113,7 +113,7 @@ fn convolutions_across_tiles() {
     conv(61, 49, 5, 40, window([3, 3], 2, [1, 1]), false);
     conv(30, 25, 7, 9, window([1, 1], 1, [0, 0]), false);
     conv(3, 2, 9, 700, window([1, 1], 1, [0, 0]), false);
-    conv(30, 31, 16, 144, window([3, 3], 1, [1, 1]), false);
+    conv(30, 31, 16, 144, window([3, 3], 1, [1, 1]), true);
     conv(6, 7, 24, 136, window([3, 3], 2, [1, 1]), true);
 }
 
