@@ -73,7 +73,8 @@ impl Builder {
         precision: Precision => precision = Some(precision);
         /// Threads, in place of one for each core.
         threads: usize => threads = Some(threads);
-        /// Most bytes of working memory, beyond the weights and up to 20 MB of scratch for each thread; unless set a quarter of the machine's, on a GPU what is free.
+        /// Most bytes of working memory, beyond the weights and up to 20 MB of scratch for each thread; unless set a
+        /// quarter of the machine's, on a GPU what is free.
         memory: u64 => memory = Some(memory);
         /// Patches of one batch, in place of a number that suits cores and memory. Does not change any map.
         batch: usize => batch = Some(batch);

@@ -18,8 +18,9 @@ pub(super) struct Axis {
     pub crops: Vec<Span>,
     /// Where the maps lie on the canvas.
     pub places: Vec<Span>,
-    /// Pixels of the canvas, and of a scaled patch.
+    /// Pixels of the canvas.
     pub canvas: usize,
+    /// Pixels of a scaled patch.
     pub scaled: usize,
     /// Factor that patches are scaled up by.
     pub alpha: f64,
