@@ -221,6 +221,21 @@ fn checks_follow_relevance_down_to_the_map() {
     }
 }
 
+/// Contrasts come into nodes with next to nothing: what is lost is told beside what the walk began with.
+#[test]
+fn checks_of_contrasts_are_told_beside_what_they_began_with() {
+    let builder = Explainer::with_network(common::tiny("vgg11_bn")).method("clrp").maps(Maps::Plain);
+    let mut explainer = builder.fit(Fit::None).device(Device::Cpu).check(true).build().expect("an explainer");
+    let checks = explain(&mut explainer, &Target::Classes(vec![4])).classes.remove(0).checks;
+    let begin = checks[0].expected.abs();
+    for check in &checks {
+        let lost = check.expected - check.found;
+        assert!((check.lost - lost / begin).abs() <= 1e-9, "{check:?} of {begin}");
+    }
+    // Beside what comes in it would mean nothing.
+    assert!(checks.iter().any(|check| check.expected.abs() < 1e-3 * begin), "nothing is contrasted: {checks:?}");
+}
+
 /// The same on a GPU, on which emulated networks take their time: maps near the CPU's, and the same bits with other
 /// classes in other batches.
 #[cfg(feature = "cuda")]
