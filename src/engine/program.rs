@@ -12,9 +12,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mosaic::Mosaic;
-use crate::backend::{Divisor, Dtype, Instr, Picks, Slot, Step, Storage, Unary, Variant, WeightRef};
+use crate::backend::{Divisor, Dtype, Instr, Picks, Slot, Step, Storage, Unary, Variant, Vector, WeightRef};
 use crate::error::Result;
-use crate::net::{Graph, NodeId, Op, Shape};
+use crate::net::{Graph, NodeId, Op, ParamId, Shape};
 
 /// A value of a program, written once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -286,6 +286,15 @@ impl<'g> Writer<'g> {
     pub fn multiply(&mut self, x: Reg, c: Reg) -> Reg {
         let y = self.like(c);
         self.push(Instr::Multiply { x, c, add: None, y });
+        y
+    }
+
+    /// `y[pixel, c] = x[pixel, c]·vector[c]`, a vector of a layer's parameters.
+    pub fn by_vector(&mut self, x: Reg, param: ParamId, vector: Vector) -> Reg {
+        let channels = self.graph.param(param).outputs;
+        let (weights, y) = (self.reg(channels), self.like(x));
+        self.push(Instr::Vector { param, vector, y: weights });
+        self.push(Instr::ChannelScale { x, channels, weights, y });
         y
     }
 

@@ -57,9 +57,7 @@ impl BiasTerms {
         if !counts || values.iter().all(|b| *b == 0.0) {
             return;
         }
-        let (weights, y) = (w.reg(values.len()), w.like(g));
-        w.push(Instr::Vector { param: layer.param(), vector: bias, y: weights });
-        w.push(Instr::ChannelScale { x: g, channels: values.len(), weights, y });
+        let y = w.by_vector(g, layer.param(), bias);
         if w.audited() {
             self.totals.borrow_mut().push(w.totals(y));
         }

@@ -58,11 +58,7 @@ fn before_norm(w: &mut Writer<'_>, conv: NodeId, g: Reg) -> Reg {
     let Op::Conv { param, .. } = w.graph.node(conv).op else {
         unreachable!("`check` has seen that it is a convolution")
     };
-    let channels = w.shape(conv).c;
-    let (weights, y) = (w.reg(channels), w.like(g));
-    w.push(Instr::Vector { param, vector: Vector::NormScale, y: weights });
-    w.push(Instr::ChannelScale { x: g, channels, weights, y });
-    y
+    w.by_vector(g, param, Vector::NormScale)
 }
 
 /// Sum of squares over the channels.
