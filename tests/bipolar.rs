@@ -87,16 +87,32 @@ impl Setting {
     fn check_agf(&self) {
         let oracle = self.oracle();
         let whole = common::to_f64(&self.maps("agf", &[]));
-        for drop in ["none", "a", "fx", "fdx", "m", "regulariser"] {
-            let found = self.maps("agf", &[("drop", drop)]);
-            let what = format!("AGF on {} without {drop}", self.name);
+        let cases: [&[&str]; 9] = [
+            &[],
+            &["a"],
+            &["fx"],
+            &["fdx"],
+            &["m"],
+            &["regulariser"],
+            &["grad-cam"],
+            &["grad-cam", "fdx", "regulariser"],
+            &["a", "fx", "fdx", "m"],
+        ];
+        for changed in cases {
+            let set: Vec<(&str, &str)> =
+                changed.iter().map(|key| (*key, if *key == "grad-cam" { "true" } else { "false" })).collect();
+            let found = self.maps("agf", &set);
+            let what = format!("AGF on {} with {set:?}", self.name);
             check(&what, &found, |c| {
-                let phi = &oracle.agf(c, drop)[0];
+                let phi = &oracle.agf(c, changed)[0];
                 let top = phi.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 summed(phi).iter().map(|v| v / top).collect()
             });
             let change = common::nmse(&common::to_f64(&found), &whole);
-            assert!(drop == "none" || change > 1e3 * tolerance::RELEVANCE, "{what}: changes it by {change:.1e} only");
+            assert!(
+                changed.is_empty() || change > 1e3 * tolerance::RELEVANCE,
+                "{what}: changes it by {change:.1e} only"
+            );
         }
     }
 }
@@ -177,7 +193,7 @@ fn totals_are_kept() {
         kept("RSP", &found, &|class| total(&oracle.rsp(setting.layer, class)[setting.layer.0]));
         let features = setting.graph.node(setting.graph.output()).inputs[0];
         let found = setting.maps("agf", &[("raw", "true")]);
-        kept("AGF", &found, &|class| total(&oracle.agf(class, "none")[features.0]));
+        kept("AGF", &found, &|class| total(&oracle.agf(class, &[])[features.0]));
     }
 }
 

@@ -30,25 +30,30 @@ fn shape(graph: &Graph, size: (usize, usize), layer: NodeId) -> Shape {
     graph.shapes(size.0, size.1).expect("shapes")[layer.0]
 }
 
-/// CAMERAS (`methods.md` 6.7) with resolutions that scale with the input.
-fn cameras(graph: &Graph, picture: &Picture, class: usize, layer: NodeId, resolutions: usize) -> Vec<f64> {
+/// The network run on CAMERAS' input for a resolution (`methods.md` 6.7), which scales with the picture.
+fn at_resolution<'g>(graph: &'g Graph, picture: &Picture, r: usize) -> (Oracle<'g>, (usize, usize)) {
+    let ((h, w), input) = (picture.size, picture.normalised());
+    let side = |n: usize| (n as f64 * (224.0 + 100.0 * r as f64) / 224.0).round() as usize;
+    let (rows, cols) = (side(h), side(w));
+    let position = |d: usize, from: usize, to: usize| (d as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+    let value = |i: usize| {
+        let (y, x, c) = (i / 3 / cols, i / 3 % cols, i % 3);
+        bicubic(|row, col| input[(row * w + col) * 3 + c], (h, w), (position(y, h, rows), position(x, w, cols)))
+    };
+    let scaled: Vec<f64> = (0..rows * cols * 3).map(value).collect();
+    (Oracle::new(graph, (rows, cols), &scaled), (rows, cols))
+}
+
+/// CAMERAS of some resolutions.
+fn cameras(graph: &Graph, picture: &Picture, class: usize, layer: NodeId, resolutions: &[usize]) -> Vec<f64> {
     let (h, w) = picture.size;
-    let input = picture.normalised();
     let channels = shape(graph, (h, w), layer).c;
     let mut sums = [vec![0.0; h * w * channels], vec![0.0; h * w * channels]];
-    for r in 0..resolutions {
-        let side = |n: usize| (n as f64 * (224.0 + 100.0 * r as f64) / 224.0).round() as usize;
-        let (rows, cols) = (side(h), side(w));
-        let position = |d: usize, from: usize, to: usize| (d as f64 + 0.5) * from as f64 / to as f64 - 0.5;
-        let value = |i: usize| {
-            let (y, x, c) = (i / 3 / cols, i / 3 % cols, i % 3);
-            bicubic(|row, col| input[(row * w + col) * 3 + c], (h, w), (position(y, h, rows), position(x, w, cols)))
-        };
-        let scaled: Vec<f64> = (0..rows * cols * 3).map(value).collect();
-        let oracle = Oracle::new(graph, (rows, cols), &scaled);
-        let seen = shape(graph, (rows, cols), layer);
+    for r in resolutions {
+        let (oracle, size) = at_resolution(graph, picture, *r);
+        let seen = shape(graph, size, layer);
         for (sum, x) in sums.iter_mut().zip([&oracle.values[layer.0], &oracle.gradient(class)[layer.0]]) {
-            sum.iter_mut().zip(resized(x, seen, (h, w))).for_each(|(s, x)| *s += x / resolutions as f64);
+            sum.iter_mut().zip(resized(x, seen, (h, w))).for_each(|(s, x)| *s += x / resolutions.len() as f64);
         }
     }
     let products: Vec<f64> = sums[0].iter().zip(&sums[1]).map(|(a, g)| a * g).collect();
@@ -67,9 +72,47 @@ fn cameras_agrees_with_its_definition() {
         let (layer, picture) = (graph.layer(layer).expect("a layer"), Picture::new(size.0, size.1, 1));
         let set: Set<'_> = ("cameras", &[("resolutions", &resolutions.to_string())]);
         let found = raw_maps_set(&graph, &picture, &CLASSES, set, layer, true);
+        let all: Vec<usize> = (0..resolutions).collect();
         let expected: Vec<f64> =
-            CLASSES.iter().flat_map(|class| cameras(&graph, &picture, *class, layer, resolutions)).collect();
+            CLASSES.iter().flat_map(|class| cameras(&graph, &picture, *class, layer, &all)).collect();
         common::assert_nmse(&format!("{model}, {resolutions} resolutions"), &found, &expected, tolerance::GRADIENT);
+    }
+}
+
+/// Resolutions at which another class is on top are left out where that is asked for.
+#[test]
+fn cameras_of_resolutions_that_agree() {
+    for (model, layer, bias) in [("resnet18", "layer4", "fc.bias"), ("vgg11", "features.10", "classifier.6.bias")] {
+        let picture = Picture::new(40, 33, 1);
+        let mut tensors = common::tensors(model, common::CLASSES, common::NARROWING);
+        let mut move_logits = |by: &[f64]| {
+            let biases = tensors.iter_mut().filter(|(key, ..)| key == bias).flat_map(|(_, _, values)| values);
+            biases.zip(by).for_each(|(b, by)| *b += *by as f32);
+            let graph = Arc::new(common::network(&tensors).graph);
+            let logits: Vec<_> = (0..5).map(|r| at_resolution(&graph, &picture, r).0.logits().to_vec()).collect();
+            (graph, logits)
+        };
+        // The logits less their mean, so that the top class is not the same throughout; then the first one's top class is
+        // raised until the next resolution has it, too.
+        let (_, logits) = move_logits(&[0.0; common::CLASSES]);
+        let mean = (0..common::CLASSES).map(|k| -logits.iter().map(|y| y[k]).sum::<f64>() / 5.0);
+        let (_, logits) = move_logits(&mean.collect::<Vec<_>>());
+        let top = |y: &[f64]| (0..y.len()).max_by(|a, b| y[*a].total_cmp(&y[*b])).expect("a class");
+        let first = top(&logits[0]);
+        let mut short: Vec<f64> = logits[1..].iter().map(|y| y[top(y)] - y[first]).collect();
+        short.sort_by(f64::total_cmp);
+        let mut raised = [0.0; common::CLASSES];
+        raised[first] = short[0].midpoint(short[1]);
+        let (graph, logits) = move_logits(&raised);
+        let agreeing: Vec<usize> = (0..5).filter(|r| top(&logits[*r]) == first).collect();
+        assert!(agreeing[0] == 0 && (2..5).contains(&agreeing.len()), "{model}: {agreeing:?} agree");
+
+        let layer = graph.layer(layer).expect("a layer");
+        let set: Set<'_> = ("cameras", &[("resolutions", "5"), ("agreeing", "true")]);
+        let found = raw_maps_set(&graph, &picture, &CLASSES, set, layer, true);
+        let map = |class: &usize| cameras(&graph, &picture, *class, layer, &agreeing);
+        let expected: Vec<f64> = CLASSES.iter().flat_map(map).collect();
+        common::assert_nmse(&format!("{model}: {agreeing:?}"), &found, &expected, tolerance::GRADIENT);
     }
 }
 

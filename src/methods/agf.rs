@@ -2,7 +2,7 @@
 //! together. The map goes by the sizes of products, and takes up what gradient and activations say about its sign.
 
 use super::lrp::{colour_sum, down_to_input, input_map};
-use super::{Job, Kind, RawMap, Setting};
+use super::{Job, Kind, RawMap, Setting, Settings};
 use crate::backend::{Divisor, Instr, Scaling, Sign, Unary, Variant, WeightRef, WeightSign};
 use crate::engine::{
     Arrived, Bounds, Composite, Layer, Part, Reg, Rule, Rules, SHIFT, Walk, Writer, is_pointwise, transposed, walk_down,
@@ -17,11 +17,12 @@ const SLOPE: f32 = 10.0;
 /// What can be set about AGF.
 pub(super) const SETTINGS: &[Setting] = &[
     Setting { key: "raw", kind: Kind::Flag(false), help: "leaves out the division by the largest value" },
-    Setting {
-        key: "drop",
-        kind: Kind::Choice(&["none", "a", "fx", "fdx", "m", "regulariser"]),
-        help: "a term to leave out",
-    },
+    Setting { key: "a", kind: Kind::Flag(true), help: "adds A, what ones in place of activations would receive" },
+    Setting { key: "fx", kind: Kind::Flag(true), help: "adds Fx, the factorisation of the activations" },
+    Setting { key: "fdx", kind: Kind::Flag(true), help: "adds Fdx, the factorisation of the gradient" },
+    Setting { key: "m", kind: Kind::Flag(true), help: "adds M, the positive mean of activation times gradient" },
+    Setting { key: "regulariser", kind: Kind::Flag(true), help: "divides Fx + M by 1 + exp(-C)" },
+    Setting { key: "grad-cam", kind: Kind::Flag(false), help: "Grad-CAM's map in place of Fx + M" },
 ];
 
 /// AGF, by default scaled by its largest value.
@@ -32,7 +33,7 @@ pub(super) fn agf(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (logits, seed) = (w.value(output), w.class_reg(w.graph.classes()));
     w.push(Instr::HeadGradient { logits, classes: job.classes, y: seed });
     let gradient = walk_down(w, (output, seed), first, &Composite::gradient());
-    let rules = Agf { composite: composite(), gradient, dropped: job.settings.choice("drop") };
+    let rules = Agf { composite: composite(), gradient, settings: job.settings };
     let (x, g) = (w.value(features), rules.gradient_at(features));
     let start = w.multiply(x, g);
     let mut phi = down_to_input(w, (features, start), &rules);
@@ -60,15 +61,15 @@ fn composite() -> Composite {
 }
 
 /// The class map's rules.
-struct Agf {
+struct Agf<'a> {
     composite: Composite,
     /// The gradient at every node.
     gradient: Arrived,
-    /// The term that is left out.
-    dropped: &'static str,
+    /// Which terms are in.
+    settings: &'a Settings,
 }
 
-impl Rules for Agf {
+impl Rules for Agf<'_> {
     fn node(&self, walk: &mut Walk<'_, '_>, id: NodeId, r: Reg) {
         let graph = walk.w.graph;
         let flattened = matches!(graph.node(graph.node(id).inputs[0]).op, Op::Flatten);
@@ -82,11 +83,7 @@ impl Rules for Agf {
     }
 }
 
-impl Agf {
-    fn keeps(&self, term: &str) -> bool {
-        self.dropped != term
-    }
-
+impl Agf<'_> {
     fn gradient_at(&self, id: NodeId) -> Reg {
         match self.gradient.at(id) {
             Some(g) => g,
@@ -102,44 +99,51 @@ impl Agf {
         // Only the sign of the mean over channels matters.
         let sign = channel_sum(walk.w, shape, c);
         let (mut plain, mut damped) = (None, None);
-        if self.keeps("a") {
+        if self.settings.flag("a") {
             plain = Some(by_size(walk, id, layer, Part::One, phi));
         }
-        if self.keeps("fdx") {
+        let [by_cam, fdx, fx, m] = ["grad-cam", "fdx", "fx", "m"].map(|term| self.settings.flag(term));
+        let x = walk.w.value(input);
+        let masked = (fdx || by_cam).then(|| {
             let masked = mask(walk.w, phi, dy);
-            let g = back(walk, input, layer, masked, None);
+            back(walk, input, layer, masked, None)
+        });
+        if let Some(g) = masked.filter(|_| fdx) {
             let fit = factor(walk.w, shape, g, sign);
             let fit = spread(walk.w, shape, fit);
             plain = Some(joined(walk.w, plain, fit));
         }
-        if self.keeps("fx") {
-            let x = walk.w.value(input);
-            damped = Some(factor(walk.w, shape, x, sign));
-        }
-        if self.keeps("m") {
-            let x = walk.w.value(input);
-            let weighted = back(walk, input, layer, dy, Some(x));
-            let m = positive_mean(walk.w, shape, weighted);
-            let m = over_largest(walk.w, flat(shape), m);
-            damped = Some(joined(walk.w, damped, m));
+        match masked.filter(|_| by_cam) {
+            Some(g) => damped = Some(positive_cam(walk.w, shape, x, g)),
+            None => {
+                if fx {
+                    damped = Some(factor(walk.w, shape, x, sign));
+                }
+                if m {
+                    let weighted = back(walk, input, layer, dy, Some(x));
+                    let m = positive_mean(walk.w, shape, weighted);
+                    let m = over_largest(walk.w, flat(shape), m);
+                    damped = Some(joined(walk.w, damped, m));
+                }
+            }
         }
         if let Some(map) = damped {
             let mut x = spread(walk.w, shape, map);
-            if self.keeps("regulariser") {
+            if self.settings.flag("regulariser") {
                 let y = walk.w.like(x);
                 walk.w.push(Instr::Damp { x, c, y });
                 x = y;
             }
             plain = Some(joined(walk.w, plain, x));
         }
-        let Some(rest) = plain else { unreachable!("at most one term is left out") };
+        let Some(rest) = plain else { return walk.pass(input, c) };
         let rest = mask(walk.w, c, rest);
         join(walk, input, c, rest);
     }
 
     /// The first linear layer over several pixels: what M says about these joins C.
     fn after_flatten(&self, walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, phi: Reg) {
-        if !self.keeps("m") {
+        if !self.settings.flag("m") {
             return walk.apply(id, phi, &self.composite);
         }
         let flat = walk.w.graph.node(id).inputs[0];
@@ -211,6 +215,21 @@ fn channel_sum(w: &mut Writer<'_>, shape: Shape, x: Reg) -> Reg {
 /// Mean over the channels of each pixel where it is positive.
 fn positive_mean(w: &mut Writer<'_>, shape: Shape, x: Reg) -> Reg {
     let sum = channel_sum(w, shape, x);
+    positive_share(w, shape, sum)
+}
+
+/// Grad-CAM of activations and their gradient where it is positive, as a mean over the channels.
+fn positive_cam(w: &mut Writer<'_>, shape: Shape, x: Reg, g: Reg) -> Reg {
+    let pixels = shape.h * shape.w;
+    let weights = w.with_lanes_of(g, shape.c);
+    w.push(Instr::PixelSum { x: g, channels: shape.c, scale: 1.0 / pixels as f32, y: weights });
+    let sum = w.with_lanes_of(g, pixels);
+    w.push(Instr::ChannelSum { x, channels: shape.c, weights: Some(weights), y: sum });
+    positive_share(w, shape, sum)
+}
+
+/// What a sum over the channels is in the mean, where it is positive.
+fn positive_share(w: &mut Writer<'_>, shape: Shape, sum: Reg) -> Reg {
     let mean = w.unary(Unary::Times(1.0 / shape.c as f32), sum);
     w.unary(Unary::Positive, mean)
 }

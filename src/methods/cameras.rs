@@ -2,7 +2,7 @@
 //! multiplied (`methods.md` 6.7).
 
 use super::{INPUT, Job, Kind, RawMap, Setting, gradient};
-use crate::backend::{Filter, Instr, Scaling, Unary};
+use crate::backend::{Filter, Instr, Scaling, Sign, Unary};
 use crate::engine::{Composite, Reg, Writer};
 use crate::net::Shape;
 
@@ -12,10 +12,17 @@ pub(super) const RESOLUTIONS: Setting = Setting {
     help: "how many: 1, 1 + 100/224, 1 + 200/224, … times the input's",
 };
 
+pub(super) const AGREEING: Setting = Setting {
+    key: "agreeing",
+    kind: Kind::Flag(false),
+    help: "leaves out resolutions at which the network's top class is not that of the input as it is",
+};
+
 /// Channels that are brought to the input's size at a time: all of a wide layer's would take a gigabyte.
 const SLICE: usize = 64;
 
 /// Activation and gradient of a layer at one resolution.
+#[derive(Clone, Copy)]
 struct Sight {
     shape: Shape,
     activation: Reg,
@@ -24,7 +31,14 @@ struct Sight {
 
 pub(super) fn cameras(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (input, channels) = (w.shape(INPUT), w.shape(job.layer).c);
-    let sights: Vec<Sight> = (0..job.settings.count(RESOLUTIONS.key)).map(|r| look(w, job, r)).collect();
+    let mut sights = vec![see(w, job)];
+    let top = job.settings.flag(AGREEING.key).then(|| top(w));
+    sights.extend((1..job.settings.count(RESOLUTIONS.key)).map(|r| {
+        scaled_up(w, r, |w| {
+            let sight = see(w, job);
+            top.map_or(sight, |first| sight.where_agreed(w, first))
+        })
+    }));
     w.at(&w.graph.node(job.layer).name);
     let mut map: Option<Reg> = None;
     for first in (0..channels).step_by(SLICE) {
@@ -43,22 +57,54 @@ pub(super) fn cameras(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     RawMap { map: y, size: (input.h, input.w) }
 }
 
-/// Runs the network on the input as it is, or scaled up for resolution `r`: what is 224 pixels becomes 224 + 100·r.
-fn look(w: &mut Writer<'_>, job: &Job<'_>, r: usize) -> Sight {
-    let see = |w: &mut Writer<'_>| {
-        let (shape, activation) = (w.shape(job.layer), w.value(job.layer));
-        Sight { shape, activation, gradient: gradient::at(w, job, job.layer, &Composite::gradient()) }
-    };
-    if r == 0 {
-        return see(w);
-    }
+/// The layer of the network as it is run on an input.
+fn see(w: &mut Writer<'_>, job: &Job<'_>) -> Sight {
+    let (shape, activation) = (w.shape(job.layer), w.value(job.layer));
+    Sight { shape, activation, gradient: gradient::at(w, job, job.layer, &Composite::gradient()) }
+}
+
+/// Runs the network on the input scaled up for resolution `r`: what is 224 pixels becomes 224 + 100·r.
+fn scaled_up(w: &mut Writer<'_>, r: usize, look: impl FnOnce(&mut Writer<'_>) -> Sight) -> Sight {
     let (from, x) = (w.shape(INPUT), w.value(INPUT));
     let scaled = |n: usize| (n * (224 + 100 * r) + 112) / 224;
     let to = (scaled(from.h), scaled(from.w));
     let (slice, y) = ((0, from.c), w.activation(to.0 * to.1 * from.c));
     w.at("input");
     w.push(Instr::Resize { from, slice, to, filter: Filter::Bicubic, scale: 1.0, x, add: None, y });
-    w.nested(y, to, |w| Ok(see(w))).unwrap_or_else(|_| unreachable!("no input is too large for a network"))
+    w.nested(y, to, |w| Ok(look(w))).unwrap_or_else(|_| unreachable!("no input is too large for a network"))
+}
+
+/// The logits scaled to 0..1: 1 is the top class alone.
+fn top(w: &mut Writer<'_>) -> Reg {
+    let logits = w.value(w.graph.output());
+    let (range, y) = (w.range(logits, (1, 1)), w.like(logits));
+    w.push(Instr::Scale { by: Scaling::MinMax, x: logits, range, y });
+    y
+}
+
+impl Sight {
+    /// The sight where the network's top class is the one of `first`, and zeros elsewhere: what is left out changes a mean
+    /// by a factor, which scaling to 0..1 takes out again.
+    fn where_agreed(self, w: &mut Writer<'_>, first: Reg) -> Self {
+        let scaled = top(w);
+        // 2 − 2 where one class is the top one of both, less than 2 − 2 where none is.
+        let both = w.sum(scaled, first);
+        let (largest, agreed) = (w.with_lanes_of(both, 1), w.with_lanes_of(both, 1));
+        w.push(Instr::ChannelMax { x: both, channels: w.graph.classes(), y: largest });
+        let short = w.unary(Unary::Plus(-2.0), largest);
+        let [one, minus] = [1.0, -1.0].map(|v| {
+            let y = w.like(short);
+            w.push(Instr::Fill { values: [v; 4], channels: 1, y });
+            y
+        });
+        w.push(Instr::Mask { keep: Sign::NonZero, x: short, r: minus, add: Some(one), y: agreed });
+        let [activation, gradient] = [self.activation, self.gradient].map(|x| {
+            let y = w.like(x);
+            w.push(Instr::ChannelScale { x, channels: 1, weights: agreed, y });
+            y
+        });
+        Self { activation, gradient, ..self }
+    }
 }
 
 /// Mean over all resolutions of a slice of channels at the input's size.

@@ -118,7 +118,7 @@ pub const METHODS: &[Method] = &[
         sign: Sign::NotNegative,
         passes: "forward, backward to the layer, at each resolution",
         source: "Jalwana et al., CVPR 2021",
-        settings: &[cameras::RESOLUTIONS],
+        settings: &[cameras::RESOLUTIONS, cameras::AGREEING],
         write: cameras::cameras,
         ..CAM
     },

@@ -50,8 +50,9 @@ impl Oracle<'_> {
         self.gradient_from(&start, |y, g| if y > 0.0 { g } else { 0.0 })
     }
 
-    /// AGF's class map before the final division; `drop` leaves out a term.
-    pub fn agf(&self, class: usize, drop: &str) -> Arrived {
+    /// AGF's class map before the final division, with some settings other than by default.
+    pub fn agf(&self, class: usize, changed: &[&str]) -> Arrived {
+        let without = |term: &str| changed.contains(&term);
         let gradient = self.softened_gradient(class);
         let features = self.at(self.graph.output()).1;
         let start = product(&self.values[features.0], &gradient[features.0]);
@@ -64,7 +65,7 @@ impl Oracle<'_> {
             }
             let c = self.by_size(id, &each(x, f64::abs), phi);
             let flattened = matches!(self.graph.node(input).op, Op::Flatten);
-            if self.pointwise(id) || (matches!(op, Op::Linear { .. }) && (!flattened || drop == "m")) {
+            if self.pointwise(id) || (matches!(op, Op::Linear { .. }) && (!flattened || without("m"))) {
                 return vec![c];
             }
             let wide = |map: &[f64], channels: usize| (0..map.len() * channels).map(|i| map[i / channels]).collect();
@@ -79,15 +80,25 @@ impl Oracle<'_> {
                 by_largest(&product(&layer::relu(&layer::flatten(&m, size)), &touched(&c)))
             } else {
                 let phi_map = mean(&c, size.2);
-                let keep = |term: &str, map: Vec<f64>| each(&map, |v| if drop == term { 0.0 } else { v });
+                let keep = |term: &str, map: Vec<f64>| each(&map, |v| if without(term) { 0.0 } else { v });
                 let m = keep("m", wide(&by_largest(&layer::relu(&mean(&weighted, size.2))), size.2));
                 let gm = product(&touched(phi), &gradient[id.0]);
                 let gm = self.transposed(op, &gm, size, self.parameters(op).0);
                 let fdx = keep("fdx", wide(&fact(&gm, &phi_map, size.2), size.2));
                 let fx = keep("fx", wide(&fact(x, &phi_map, size.2), size.2));
                 let a = keep("a", self.by_size(id, &vec![1.0; x.len()], phi));
-                let damp = |c: f64| if drop == "regulariser" { 1.0 } else { 1.0 / (1.0 + (-c).exp()) };
-                let inner = product(&sum(&fx, &m), &each(&c, damp));
+                let damp = |c: f64| if without("regulariser") { 1.0 } else { 1.0 / (1.0 + (-c).exp()) };
+                let residual = if changed.contains(&"grad-cam") {
+                    let pixels = gm.len() / size.2;
+                    let weight = |c: usize| gm.iter().skip(c).step_by(size.2).sum::<f64>() / pixels as f64;
+                    let weights: Vec<f64> = (0..size.2).map(weight).collect();
+                    let map =
+                        mean(&x.iter().enumerate().map(|(i, x)| x * weights[i % size.2]).collect::<Vec<_>>(), size.2);
+                    wide(&layer::relu(&map), size.2)
+                } else {
+                    sum(&fx, &m)
+                };
+                let inner = product(&residual, &each(&c, damp));
                 product(&sum(&sum(&inner, &fdx), &a), &touched(&c))
             };
             vec![shifted(&sum(&c, &rest), &c, rest.iter().sum())]
