@@ -83,7 +83,7 @@ fn views_of_convolutions() {
     let (size, square) = ((4, 5, INPUTS), window([3, 3], 1, [1, 1]));
     let g = ConvGeom { window: same(&square), x: Shape::new(4, 5, INPUTS), y: Shape::new(4, 5, OUTPUTS) };
     for (sign, variant) in SIGNS.into_iter().flat_map(|s| VARIANTS.map(|v| (s, v))) {
-        let w = WeightRef { param: ParamId(0), sign, variant };
+        let w = WeightRef { param: ParamId(0), sign, variant, termwise: false };
         let viewed = view(&weight, INPUTS * 9, &turned, sign, variant);
         let case = |name: &str, len, from, write: Write<'_>, oracle: Oracle<'_>| {
             let (name, operands) = (format!("{name} by {w:?}"), vec![Operand::random(1, 1, from)]);
@@ -115,7 +115,7 @@ fn views_of_linear_layers() {
         let views =
             VARIANTS.map(|v| (WeightSign::Folded, v)).into_iter().chain([(WeightSign::Negated, Variant::Plain)]);
         for (sign, variant) in views {
-            let w = WeightRef { param: ParamId(1), sign, variant };
+            let w = WeightRef { param: ParamId(1), sign, variant, termwise: false };
             let viewed = view(&weight, inputs, &[], sign, variant);
             let case = |name: &str, len, from, write: Write<'_>, oracle: Oracle<'_>| {
                 let name = format!("{name} {inputs} to {outputs} by {w:?}");

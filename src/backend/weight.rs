@@ -59,17 +59,24 @@ pub struct WeightRef {
     pub sign: WeightSign,
     /// then the view.
     pub variant: Variant,
+    /// Whether products are summed term by term, so that a sum of nothing is exactly zero: for who divides by it.
+    pub termwise: bool,
 }
 
 impl WeightRef {
     /// A weight as it is.
     pub const fn plain(param: ParamId) -> Self {
-        Self { param, sign: WeightSign::Folded, variant: Variant::Plain }
+        Self { param, sign: WeightSign::Folded, variant: Variant::Plain, termwise: false }
+    }
+
+    /// A weight as it was trained, by whose sums is divided as they are.
+    pub const fn trained(param: ParamId, variant: Variant) -> Self {
+        Self { param, sign: WeightSign::Trained, variant, termwise: true }
     }
 
     /// Whether it is the parameter's own memory.
     pub fn is_plain(&self) -> bool {
-        *self == Self::plain(self.param)
+        (self.sign, self.variant) == (WeightSign::Folded, Variant::Plain)
     }
 
     /// The view of one weight `w` of an output channel.

@@ -67,6 +67,9 @@ pub struct Share {
     pub bias: Option<Variant>,
     /// Sign of the weight.
     pub sign: WeightSign,
+    /// Whether sums are formed term by term: where one of nothing is divided by as it is. Not where the sum is the layer's
+    /// own result, which relevance must find as the forward pass has left it.
+    pub termwise: bool,
     /// Part of the input and variant of the weight, term by term.
     pub terms: Vec<(Part, Variant)>,
 }
@@ -105,10 +108,13 @@ impl Rule {
         use Part::{Lower, Magnitude, Negative, One, Positive, Upper, Whole};
         use Variant as V;
         let (by, gate, sign) = (Divisor::Signed(EPS), None, WeightSign::Folded);
-        let stable = |scale, bias, terms: &[(Part, V)]| Share { scale, by, gate, bias, sign, terms: terms.to_vec() };
+        let stable = |scale, bias, terms: &[(Part, V)]| {
+            let (termwise, terms) = (false, terms.to_vec());
+            Share { scale, by, gate, bias, sign, termwise, terms }
+        };
         let apart = |scale, by, part, variant| {
             let terms = vec![(part, variant)];
-            Share { scale, by, gate: None, bias: None, sign: WeightSign::Trained, terms }
+            Share { scale, by, gate: None, bias: None, sign: WeightSign::Trained, termwise: true, terms }
         };
         let positive = |scale| stable(scale, Some(V::Positive), &[(Positive, V::Positive), (Negative, V::Negative)]);
         let negative = |scale| stable(scale, Some(V::Negative), &[(Positive, V::Negative), (Negative, V::Positive)]);
@@ -129,11 +135,11 @@ impl Rule {
             }
             Self::Box(bounds) => {
                 let terms = [(Whole, V::Plain), (Lower(bounds), V::Positive), (Upper(bounds), V::Negative)];
-                let (by, sign) = match bounds {
-                    Bounds::Colours(..) => (by, sign),
-                    Bounds::Sample(by) => (by, WeightSign::Trained),
+                let (by, sign, termwise) = match bounds {
+                    Bounds::Colours(..) => (by, sign, false),
+                    Bounds::Sample(by) => (by, WeightSign::Trained, true),
                 };
-                vec![Share { by, sign, ..stable(1.0, None, &terms) }]
+                vec![Share { by, sign, termwise, ..stable(1.0, None, &terms) }]
             }
             Self::WSquare => vec![stable(1.0, None, &[(One, V::Square)])],
             Self::Flat => vec![stable(1.0, None, &[(One, V::One)])],

@@ -3,7 +3,7 @@
 
 use super::lrp::{colour_sum, down_to_input, input_map};
 use super::{Job, Kind, RawMap, Setting, Settings};
-use crate::backend::{Divisor, Instr, Scaling, Sign, Unary, Variant, WeightRef, WeightSign};
+use crate::backend::{Divisor, Instr, Scaling, Sign, Unary, Variant, WeightRef};
 use crate::engine::{
     Arrived, Bounds, Composite, Layer, Part, Reg, Rule, Rules, SHIFT, Walk, Writer, is_pointwise, transposed, walk_down,
 };
@@ -167,7 +167,7 @@ impl Agf<'_> {
 fn by_size(walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, part: Part, phi: Reg) -> Reg {
     let input = walk.w.graph.node(id).inputs[0];
     let Some(p) = walk.part(input, part) else { unreachable!("only a negative part may be known to be zero") };
-    let w = WeightRef { param: layer.param(), sign: WeightSign::Trained, variant: Variant::Absolute };
+    let w = WeightRef::trained(layer.param(), Variant::Absolute);
     let z = walk.product(id, layer, w, None, p, None);
     let s = walk.w.divide(phi, z, None, BY);
     let y = walk.w.class_reg(walk.w.shape(input).len());

@@ -3,7 +3,7 @@
 
 use super::lrp::{colour_sum, down_to_input, input_map, seed};
 use super::{Job, Kind, RawMap, Setting};
-use crate::backend::{Divisor, Instr, Seed, Sign, Unary, Variant, WeightRef, WeightSign};
+use crate::backend::{Divisor, Instr, Seed, Sign, Unary, Variant, WeightRef};
 use crate::engine::{Composite, Layer, Part, Reg, Rule, Rules, Walk, Writer, transposed};
 use crate::net::{NodeId, Op};
 
@@ -79,7 +79,7 @@ impl Rap {
             (Part::Negative, Variant::Negative, Variant::Positive),
         ] {
             let Some(x) = walk.part(input, part) else { continue };
-            let [a, b] = [agreeing, opposing].map(|variant| trained(layer, variant));
+            let [a, b] = [agreeing, opposing].map(|variant| WeightRef::trained(layer.param(), variant));
             let (p, minus_q) = (walk.product(id, layer, a, None, x, None), walk.product(id, layer, b, None, x, None));
             let w = &mut *walk.w;
             let q = w.unary(Unary::Times(-1.0), minus_q);
@@ -100,9 +100,4 @@ impl Rap {
             walk.pass(input, shifted);
         }
     }
-}
-
-/// A variant of a layer's weights as they were trained.
-fn trained(layer: Layer, variant: Variant) -> WeightRef {
-    WeightRef { param: layer.param(), sign: WeightSign::Trained, variant }
 }

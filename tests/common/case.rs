@@ -254,7 +254,7 @@ pub fn no_layer() -> Arc<Graph> {
 }
 
 pub fn weight(variant: Variant) -> WeightRef {
-    WeightRef { param: ParamId(1), sign: WeightSign::Folded, variant }
+    WeightRef { param: ParamId(1), sign: WeightSign::Folded, variant, termwise: false }
 }
 
 /// The part of numbers that a variant keeps.

@@ -6,13 +6,10 @@ use super::panel::{self, PANEL};
 use super::simd::{LANES, widest};
 use super::winograd::{self, Block, Corner, PAIRS, TILE, tiles_of_block};
 use super::{Shared, Target, Workers};
-use crate::backend::{ConvGeom, WeightRef, WeightSign};
+use crate::backend::{ConvGeom, WeightRef};
 use crate::net::{Shape, Window};
 
 /// Whether tiles are right for a convolution from `source` to `result` of so many samples in all.
-///
-/// Not where weights are taken as trained: rules that do so divide by sums without a stabiliser, and a sum that must be
-/// exactly zero is so only when it is formed term by term.
 pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shape, samples: usize) -> bool {
     /// Multiplications that take as long as transforming a weight.
     const TRANSFORM: usize = 200;
@@ -20,7 +17,7 @@ pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shap
     let tiles = samples * tiles_of(result);
     let fewer = PAIRS * tiles + TRANSFORM <= 9 * samples * result.h * result.w;
     let whole = source.c.is_multiple_of(LANES) && result.c.is_multiple_of(LANES);
-    (kernel, stride, weight.sign) == ([3, 3], [1, 1], WeightSign::Folded) && fewer && whole
+    (kernel, stride, weight.termwise) == ([3, 3], [1, 1], false) && fewer && whole
 }
 
 /// Tiles of a result.

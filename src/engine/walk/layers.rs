@@ -16,7 +16,8 @@ impl Walk<'_, '_> {
         let mut sent = false;
         for share in shares {
             let sign = if composite.negated == Some(id) { WeightSign::Negated } else { share.sign };
-            let weight = |variant| WeightRef { param: layer.param(), sign, variant };
+            let (param, termwise) = (layer.param(), share.termwise);
+            let weight = |variant| WeightRef { param, sign, variant, termwise };
             let terms: Vec<_> = share
                 .terms
                 .iter()
