@@ -53,10 +53,10 @@ pub(super) fn build(b: &mut Builder<'_>, blocks: [usize; 4], bottleneck: bool, m
 
 fn basic_block(b: &mut Builder<'_>, x: NodeId, name: &str, width: usize, stride: usize) -> Result<NodeId> {
     let part = |part: &str| format!("{name}.{part}");
+    let skip = shortcut(b, x, name, width, stride)?;
     let y = b.conv_bn(x, [&part("conv1"), &part("bn1")], width, Window::square(3, stride, 1), false)?;
     let y = b.relu(y, &part("relu1"));
     let y = b.conv_bn(y, [&part("conv2"), &part("bn2")], width, Window::square(3, 1, 1), false)?;
-    let skip = shortcut(b, x, name, width, stride)?;
     let sum = b.add(y, skip, &part("add"), &part("conv2"));
     Ok(b.relu(sum, &part("relu2")))
 }
@@ -70,18 +70,19 @@ fn bottleneck_block(
     early_stride: bool,
 ) -> Result<NodeId> {
     let part = |part: &str| format!("{name}.{part}");
+    let skip = shortcut(b, x, name, 4 * width, stride)?;
     let (first, second) = if early_stride { (stride, 1) } else { (1, stride) };
     let y = b.conv_bn(x, [&part("conv1"), &part("bn1")], width, Window::square(1, first, 0), false)?;
     let y = b.relu(y, &part("relu1"));
     let y = b.conv_bn(y, [&part("conv2"), &part("bn2")], width, Window::square(3, second, 1), false)?;
     let y = b.relu(y, &part("relu2"));
     let y = b.conv_bn(y, [&part("conv3"), &part("bn3")], 4 * width, Window::square(1, 1, 0), false)?;
-    let skip = shortcut(b, x, name, 4 * width, stride)?;
     let sum = b.add(y, skip, &part("add"), &part("conv3"));
     Ok(b.relu(sum, &part("relu3")))
 }
 
-/// The identity, or a strided 1×1 convolution at the start of a stage whose width or size changes.
+/// The identity, or a strided 1×1 convolution at the start of a stage whose width or size changes. It comes before the other
+/// branch, so that on the way down it comes last: its stride leaves most pixels as the other branch has left them.
 fn shortcut(b: &mut Builder<'_>, x: NodeId, name: &str, width: usize, stride: usize) -> Result<NodeId> {
     let starts_stage = name.ends_with(".0");
     let keeps_width = width == 64 && stride == 1;
