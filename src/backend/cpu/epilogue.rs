@@ -1,6 +1,7 @@
 //! What is done to a convolution's products on their way into the result.
 
 use super::elementwise::by_kind;
+use super::simd::fetch;
 use super::{Base, View};
 use crate::backend::{Divisor, Variant, rectify};
 
@@ -23,6 +24,17 @@ pub(super) enum Epilogue<'a> {
 }
 
 impl Call<'_> {
+    /// Has what [`finish`](Self::finish) will read of `n` elements brought near.
+    #[inline(always)]
+    pub(super) fn fetch(&self, b: usize, at: usize, n: usize) {
+        let read = match &self.epilogue {
+            Epilogue::Forward { .. } | Epilogue::Backward { mul: None } => None,
+            Epilogue::Quotient { r: view, .. } | Epilogue::Backward { mul: Some(view) } => Some(view),
+        };
+        let read = read.map(|view| &view.of(b, self.lanes)[at..at + n]);
+        read.into_iter().chain(self.base.term(b, self.lanes, at, n)).for_each(fetch);
+    }
+
     /// Turns products, which belong to elements of result `b` from `at` on and to channels from `channel` on, into `out`.
     #[inline(always)]
     pub(super) fn finish(&self, products: &mut [f32], b: usize, at: usize, channel: usize, out: &mut [f32]) {

@@ -9,6 +9,7 @@ mod correlate;
 mod dot;
 mod elementwise;
 mod epilogue;
+mod gathered;
 mod head;
 mod isa;
 mod layers;

@@ -8,6 +8,13 @@ use std::ops::{Add, Mul, Sub};
 /// What channels must be a multiple of for [`Lanes`] of any width.
 pub(super) const LANES: usize = 16;
 
+/// Has values that are needed soon brought into the second-level cache, on processors that can be asked to.
+#[inline(always)]
+pub(super) fn fetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::fetch(values);
+}
+
 /// A register of numbers. Compilers do not reliably make one of an array.
 pub(super) trait Register: Copy {
     /// How many numbers it holds; a divisor of [`LANES`].

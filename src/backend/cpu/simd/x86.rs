@@ -4,6 +4,17 @@ use std::arch::x86_64::*;
 
 use super::{LANES, Register};
 
+/// Numbers of a line of the cache.
+const LINE: usize = 16;
+
+#[inline(always)]
+pub(super) fn fetch(values: &[f32]) {
+    for line in values.chunks(LINE) {
+        // SAFETY: every processor of the target has the instruction, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
+
 /// Turns 4×4 squares over: number L of group g of four rows becomes part g of rows 4L, 4L + 1 and so on, which are left
 /// to be put together.
 macro_rules! squares {
