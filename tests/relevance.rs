@@ -217,7 +217,7 @@ fn sums_of_nothing_send_nothing() {
     let random = |kind: &str, n: usize| Random::named(kind, 1).units(n);
     // A first channel that is seldom active is alone in exciting the second layer, whose bias keeps it active.
     let bias: Vec<f32> = (0..WIDTH).map(|c| if c == 0 { -1.4 } else { 1.0 }).collect();
-    let size = |v: (usize, f32)| if v.0 / 9 % WIDTH == 0 { v.1.abs() } else { -v.1.abs() / 20.0 };
+    let size = |v: (usize, f32)| if (v.0 / 9).is_multiple_of(WIDTH) { v.1.abs() } else { -v.1.abs() / 20.0 };
     let second: Vec<f32> = random("second", WIDTH * WIDTH * 9).into_iter().enumerate().map(size).collect();
     let tensors = [
         ("a.weight".into(), vec![WIDTH, 3, 1, 1], random("first", WIDTH * 3)),
