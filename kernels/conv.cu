@@ -27,7 +27,7 @@
 // that limits them.
 // Bytes: at least 2·(x + w + y). FLOPs: 2·M·N·K.
 // Numbers: fp32 sums in ascending k, the same for all kernels; *bad = 1 when a stored result is infinite or no number.
-// CPU twin: src/backend/cpu/conv.rs. Test: tests/ops.rs.
+// CPU twin: src/backend/cpu/gathered.rs. Test: tests/ops.rs.
 #include "conv_tile.cuh"
 
 //                            X       BM   BN  BK stages warps vector

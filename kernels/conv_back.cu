@@ -24,7 +24,7 @@
 // Numbers: x is rounded to tf32 (11 bits, to nearest), w is exact in it; conv_tf32x2_* multiply what that takes away too,
 // again in tf32, which leaves out no more than a float's last bit. fp32 sums in ascending k, the same for all kernels of
 // a kind; *bad = 1 when a stored result is infinite or no number.
-// CPU twin: src/backend/cpu/conv.rs. Test: tests/ops.rs.
+// CPU twin: src/backend/cpu/gathered.rs. Test: tests/ops.rs.
 #include "conv_tile.cuh"
 
 //                             X      BM   BN  BK stages warps vector split

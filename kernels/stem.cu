@@ -17,7 +17,7 @@
 // 64 channels and walks over tiles; while it works on one, the next arrives.
 // Bytes: 2·(4·xh·xw + yh·yw·yc) a result. FLOPs: 2·147·yh·yw·yc of 2·224·yh·yw·yc that the tensor cores do.
 // Numbers: fp32 sums in ascending k; equal to conv_f16 up to rounding, whose k falls into other instructions.
-// CPU twin: src/backend/cpu/conv.rs. Test: tests/ops.rs.
+// CPU twin: src/backend/cpu/gathered.rs. Test: tests/ops.rs.
 #include "conv_tile.cuh"
 
 namespace stem {

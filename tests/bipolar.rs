@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use common::oracle::Oracle;
 use common::rig::{Picture, program, raw_maps, raw_maps_set};
+use common::sparse::sparse;
 use common::{Random, tolerance};
 use ucag::models::Network;
 use ucag::net::{AvgPool, Builder, Graph, NodeId, Tensors, Window};
@@ -94,13 +95,13 @@ impl Setting {
             &["fdx"],
             &["m"],
             &["regulariser"],
-            &["grad-cam"],
-            &["grad-cam", "fdx", "regulariser"],
+            &["grad_cam"],
+            &["grad_cam", "fdx", "regulariser"],
             &["a", "fx", "fdx", "m"],
         ];
         for changed in cases {
             let set: Vec<(&str, &str)> =
-                changed.iter().map(|key| (*key, if *key == "grad-cam" { "true" } else { "false" })).collect();
+                changed.iter().map(|key| (*key, if *key == "grad_cam" { "true" } else { "false" })).collect();
             let found = self.maps("agf", &set);
             let what = format!("AGF on {} with {set:?}", self.name);
             check(&what, &found, |c| {
@@ -169,6 +170,15 @@ fn hidden_layers_may_read_negative_values() {
     setting.check_rap();
     setting.check_rsp(setting.layer);
     setting.check_agf();
+}
+
+/// Sums of zeros beside others, which must not be left with traces of these.
+#[test]
+fn sums_may_be_of_zeros() {
+    let (graph, picture) = (Arc::new(sparse(8.0)), Picture::new(24, 20, 3));
+    let (layer, input) = (graph.layer("relu").expect("a layer"), picture.normalised());
+    let setting = Setting { name: "sparse", graph, layer, picture, input };
+    setting.check_rap();
 }
 
 /// What each method starts with arrives at the input: its shifts restore totals, all else shares in proportion.

@@ -8,11 +8,12 @@ use common::oracle::Oracle;
 use common::reference::{div0, divs};
 use common::relevance::{self as naive, EPSILON_PLUS, Rules};
 use common::rig::{Picture, program, raw_maps, walk};
-use common::{Random, tolerance};
+use common::sparse::sparse;
+use common::tolerance;
 use ucag::backend::{Divisor, Instr, Unary, WeightSign};
 use ucag::engine::{Bounds, Composite, Rule, walk_down};
 use ucag::models::Preprocess;
-use ucag::net::{Builder, NodeId, Op, Tensors, Window};
+use ucag::net::{NodeId, Op};
 use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
 const CASES: [(&str, &str, (usize, usize)); 4] = [
@@ -209,43 +210,28 @@ fn relevance_of_what_rectifiers_cut_off() {
     }
 }
 
-/// Where a sum without a stabiliser is exactly zero, nothing goes on: neighbours' products, of which Winograd's algorithm
-/// leaves traces in it, must not become large by a division.
+/// A sum of zeros sends nothing: neighbours' products, of which Winograd's algorithm leaves traces in it, must not become
+/// large by a division.
 #[test]
-fn sums_of_nothing_send_nothing() {
-    const WIDTH: usize = 16;
-    let random = |kind: &str, n: usize| Random::named(kind, 1).units(n);
-    // A first channel that is seldom active is alone in exciting the second layer, whose bias keeps it active.
-    let bias: Vec<f32> = (0..WIDTH).map(|c| if c == 0 { -1.4 } else { 1.0 }).collect();
-    let size = |v: (usize, f32)| if (v.0 / 9).is_multiple_of(WIDTH) { v.1.abs() } else { -v.1.abs() / 20.0 };
-    let second: Vec<f32> = random("second", WIDTH * WIDTH * 9).into_iter().enumerate().map(size).collect();
-    let tensors = [
-        ("a.weight".into(), vec![WIDTH, 3, 1, 1], random("first", WIDTH * 3)),
-        ("a.bias".into(), vec![WIDTH], bias),
-        ("b.weight".into(), vec![WIDTH, WIDTH, 3, 3], second),
-        ("b.bias".into(), vec![WIDTH], vec![8.0; WIDTH]),
-    ];
-    let tensors = Tensors::from_bytes("sparse", common::safetensors(&tensors, &[])).expect("a well-formed file");
-    let mut b = Builder::new(Some(&tensors), |n| n);
-    let input = b.input();
-    let x = b.conv(input, "a", WIDTH, Window::square(1, 1, 0)).expect("a convolution");
-    let hidden = b.relu(x, "relu");
-    let end = b.conv(hidden, "b", WIDTH, Window::square(3, 1, 1)).expect("a convolution");
-    let (graph, _) = b.finish("sparse").expect("a fitting file");
-    let (graph, picture) = (Arc::new(graph), Picture::new(24, 20, 3));
-
-    let oracle = Oracle::new(&graph, picture.size, &picture.normalised());
+fn sums_of_zeros_send_nothing() {
+    let (graph, picture) = (Arc::new(sparse(8.0)), Picture::new(24, 20, 3));
+    let [hidden, end] = ["hidden", "b"].map(|name| graph.layer(name).expect("a layer"));
+    let without = sparse(0.0);
+    let [oracle, unbiased] = [&*graph, &without].map(|g| Oracle::new(g, picture.size, &picture.normalised()));
     let r = &oracle.values[end.0];
-    let expected = oracle.shares(end, naive::Rule::Excitation(true), r).remove(0);
-    let rule = Rule::Excitation(WeightSign::Folded);
-    let composite = Composite { named: vec![(end, rule)], ..Composite::gradient() };
-    let found = program(&graph, &picture, &[0], |w, _| {
-        let r = w.value(end);
-        (walk_down(w, (end, r), hidden, &composite).at(hidden).expect("an input"), expected.len())
-    });
-    let sent: f64 = expected.iter().sum();
-    assert!(sent < 0.95 * r.iter().sum::<f64>(), "every sum has a term");
-    common::assert_nmse("excitation", &found, &expected, tolerance::RELEVANCE);
+    for (rule, definition) in
+        [(Rule::Excitation(WeightSign::Folded), naive::Rule::Excitation(true)), (Rule::ZPlus, naive::Rule::ZPlus)]
+    {
+        let expected = unbiased.shares(end, definition, r).remove(0);
+        let composite = Composite { named: vec![(end, rule)], biases: false, ..Composite::gradient() };
+        let found = program(&graph, &picture, &[0], |w, _| {
+            let r = w.value(end);
+            (walk_down(w, (end, r), hidden, &composite).at(hidden).expect("an input"), expected.len())
+        });
+        let sent: f64 = expected.iter().sum();
+        assert!(sent < 0.95 * r.iter().sum::<f64>(), "{rule:?}: no sum is one of zeros");
+        common::assert_nmse(&format!("{rule:?}"), &found, &expected, tolerance::RELEVANCE);
+    }
 }
 
 /// Relevance is linear in what it starts from.

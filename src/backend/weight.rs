@@ -59,7 +59,8 @@ pub struct WeightRef {
     pub sign: WeightSign,
     /// then the view.
     pub variant: Variant,
-    /// Whether products are summed term by term, so that a sum of nothing is exactly zero: for who divides by it.
+    /// Whether every sum is formed term by term, so that a sum of zeros is exactly zero: for rules that divide by such sums
+    /// without a stabiliser, or count what is not zero.
     pub termwise: bool,
 }
 
@@ -69,9 +70,15 @@ impl WeightRef {
         Self { param, sign: WeightSign::Folded, variant: Variant::Plain, termwise: false }
     }
 
-    /// A weight as it was trained, by whose sums is divided as they are.
+    /// A weight as it was trained, for rules that divide by its sums without a stabiliser.
     pub const fn trained(param: ParamId, variant: Variant) -> Self {
         Self { param, sign: WeightSign::Trained, variant, termwise: true }
+    }
+
+    /// The same numbers, however their products are summed.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn values(self) -> Self {
+        Self { termwise: false, ..self }
     }
 
     /// Whether it is the parameter's own memory.

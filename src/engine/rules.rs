@@ -67,8 +67,8 @@ pub struct Share {
     pub bias: Option<Variant>,
     /// Sign of the weight.
     pub sign: WeightSign,
-    /// Whether sums are formed term by term: where one of nothing is divided by as it is. Not where the sum is the layer's
-    /// own result, which relevance must find as the forward pass has left it.
+    /// Whether sums are formed term by term, as [`WeightRef`](crate::backend::WeightRef) has it: where there is no stabiliser.
+    /// Not where the sum is the layer's own result, which relevance must find as the forward pass has left it.
     pub termwise: bool,
     /// Part of the input and variant of the weight, term by term.
     pub terms: Vec<(Part, Variant)>,

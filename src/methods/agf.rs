@@ -20,9 +20,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting { key: "a", kind: Kind::Flag(true), help: "adds A, what ones in place of activations would receive" },
     Setting { key: "fx", kind: Kind::Flag(true), help: "adds Fx, the factorisation of the activations" },
     Setting { key: "fdx", kind: Kind::Flag(true), help: "adds Fdx, the factorisation of the gradient" },
-    Setting { key: "m", kind: Kind::Flag(true), help: "adds M, the positive mean of activation times gradient" },
-    Setting { key: "regulariser", kind: Kind::Flag(true), help: "divides Fx + M by 1 + exp(-C)" },
-    Setting { key: "grad-cam", kind: Kind::Flag(false), help: "Grad-CAM's map in place of Fx + M" },
+    Setting {
+        key: "m",
+        kind: Kind::Flag(true),
+        help: "adds M, the positive mean of activation times gradient, to convolutions",
+    },
+    Setting { key: "regulariser", kind: Kind::Flag(true), help: "divides Fx + M, or what replaces it, by 1 + exp(-C)" },
+    Setting {
+        key: "grad_cam",
+        kind: Kind::Flag(false),
+        help: "Grad-CAM's map in place of Fx + M, whatever `fx` and `m` are",
+    },
 ];
 
 /// AGF, by default scaled by its largest value.
@@ -96,56 +104,54 @@ impl Agf<'_> {
         let input = walk.w.graph.node(id).inputs[0];
         let (shape, dy) = (walk.w.shape(input), self.gradient_at(id));
         let c = by_size(walk, id, layer, Part::Magnitude, phi);
-        // Only the sign of the mean over channels matters.
-        let sign = channel_sum(walk.w, shape, c);
-        let (mut plain, mut damped) = (None, None);
-        if self.settings.flag("a") {
-            plain = Some(by_size(walk, id, layer, Part::One, phi));
-        }
-        let [by_cam, fdx, fx, m] = ["grad-cam", "fdx", "fx", "m"].map(|term| self.settings.flag(term));
-        let x = walk.w.value(input);
-        let masked = (fdx || by_cam).then(|| {
+        let [a, fdx, by_cam] = ["a", "fdx", "grad_cam"].map(|key| self.settings.flag(key));
+        // The gradient that comes from where Φ is not zero.
+        let gm = (fdx || by_cam).then(|| {
             let masked = mask(walk.w, phi, dy);
             back(walk, input, layer, masked, None)
         });
-        if let Some(g) = masked.filter(|_| fdx) {
-            let fit = factor(walk.w, shape, g, sign);
+        let mut rest = a.then(|| by_size(walk, id, layer, Part::One, phi));
+        if let Some(gm) = gm.filter(|_| fdx) {
+            let fit = factor(walk.w, shape, gm, c);
             let fit = spread(walk.w, shape, fit);
-            plain = Some(joined(walk.w, plain, fit));
+            rest = Some(joined(walk.w, rest, fit));
         }
-        match masked.filter(|_| by_cam) {
-            Some(g) => damped = Some(positive_cam(walk.w, shape, x, g)),
-            None => {
-                if fx {
-                    damped = Some(factor(walk.w, shape, x, sign));
-                }
-                if m {
-                    let weighted = back(walk, input, layer, dy, Some(x));
-                    let m = positive_mean(walk.w, shape, weighted);
-                    let m = over_largest(walk.w, flat(shape), m);
-                    damped = Some(joined(walk.w, damped, m));
-                }
+        let map = match gm.filter(|_| by_cam) {
+            Some(gm) => {
+                let x = walk.w.value(input);
+                Some(positive_cam(walk.w, shape, x, gm))
             }
-        }
-        if let Some(map) = damped {
+            None => self.residual(walk, input, layer, dy, c),
+        };
+        if let Some(map) = map {
             let mut x = spread(walk.w, shape, map);
             if self.settings.flag("regulariser") {
                 let y = walk.w.like(x);
                 walk.w.push(Instr::Damp { x, c, y });
                 x = y;
             }
-            plain = Some(joined(walk.w, plain, x));
+            rest = Some(joined(walk.w, rest, x));
         }
-        let Some(rest) = plain else { return walk.pass(input, c) };
+        let Some(rest) = rest else { return walk.pass(input, c) };
         let rest = mask(walk.w, c, rest);
         join(walk, input, c, rest);
     }
 
+    /// `Fx + M`, as far as they are in.
+    fn residual(&self, walk: &mut Walk<'_, '_>, input: NodeId, layer: Layer, dy: Reg, c: Reg) -> Option<Reg> {
+        let (shape, x) = (walk.w.shape(input), walk.w.value(input));
+        let fx = self.settings.flag("fx").then(|| factor(walk.w, shape, x, c));
+        if !self.settings.flag("m") {
+            return fx;
+        }
+        let weighted = back(walk, input, layer, dy, Some(x));
+        let m = positive_mean(walk.w, shape, weighted);
+        let m = over_largest(walk.w, flat(shape), m);
+        Some(joined(walk.w, fx, m))
+    }
+
     /// The first linear layer over several pixels: what M says about these joins C.
     fn after_flatten(&self, walk: &mut Walk<'_, '_>, id: NodeId, layer: Layer, phi: Reg) {
-        if !self.settings.flag("m") {
-            return walk.apply(id, phi, &self.composite);
-        }
         let flat = walk.w.graph.node(id).inputs[0];
         let shape = walk.w.shape(walk.w.graph.node(flat).inputs[0]);
         let c = by_size(walk, id, layer, Part::Magnitude, phi);
@@ -190,8 +196,10 @@ fn join(walk: &mut Walk<'_, '_>, input: NodeId, c: Reg, r: Reg) {
     walk.pass(input, y);
 }
 
-/// What `x`, scaled to be either small or large, says for the pixels where `sign` is positive and against the others.
-fn factor(w: &mut Writer<'_>, shape: Shape, x: Reg, sign: Reg) -> Reg {
+/// What `x`, scaled to be either small or large, says for the pixels where `c` is positive and against the others: `fact`.
+fn factor(w: &mut Writer<'_>, shape: Shape, x: Reg, c: Reg) -> Reg {
+    // Only the sign of the mean over channels matters.
+    let sign = channel_sum(w, shape, c);
     let scaled = over_largest(w, shape, x);
     let (x, y) = (w.unary(Unary::Sigmoid(SLOPE), scaled), w.like(sign));
     w.push(Instr::Factor { x, channels: shape.c, phi: sign, y });

@@ -32,11 +32,11 @@ struct Sight {
 pub(super) fn cameras(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (input, channels) = (w.shape(INPUT), w.shape(job.layer).c);
     let mut sights = vec![see(w, job)];
-    let top = job.settings.flag(AGREEING.key).then(|| top(w));
+    let first = job.settings.flag(AGREEING.key).then(|| scaled_logits(w));
     sights.extend((1..job.settings.count(RESOLUTIONS.key)).map(|r| {
         scaled_up(w, r, |w| {
             let sight = see(w, job);
-            top.map_or(sight, |first| sight.where_agreed(w, first))
+            first.map_or(sight, |first| sight.where_agreed(w, first))
         })
     }));
     w.at(&w.graph.node(job.layer).name);
@@ -57,7 +57,7 @@ pub(super) fn cameras(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     RawMap { map: y, size: (input.h, input.w) }
 }
 
-/// The layer of the network as it is run on an input.
+/// Activation and gradient of the layer in the run that is being written.
 fn see(w: &mut Writer<'_>, job: &Job<'_>) -> Sight {
     let (shape, activation) = (w.shape(job.layer), w.value(job.layer));
     Sight { shape, activation, gradient: gradient::at(w, job, job.layer, &Composite::gradient()) }
@@ -74,8 +74,8 @@ fn scaled_up(w: &mut Writer<'_>, r: usize, look: impl FnOnce(&mut Writer<'_>) ->
     w.nested(y, to, |w| Ok(look(w))).unwrap_or_else(|_| unreachable!("no input is too large for a network"))
 }
 
-/// The logits scaled to 0..1: 1 is the top class alone.
-fn top(w: &mut Writer<'_>) -> Reg {
+/// The logits scaled to 0..1, of which the top class's is 1.
+fn scaled_logits(w: &mut Writer<'_>) -> Reg {
     let logits = w.value(w.graph.output());
     let (range, y) = (w.range(logits, (1, 1)), w.like(logits));
     w.push(Instr::Scale { by: Scaling::MinMax, x: logits, range, y });
@@ -86,8 +86,8 @@ impl Sight {
     /// The sight where the network's top class is the one of `first`, and zeros elsewhere: what is left out changes a mean
     /// by a factor, which scaling to 0..1 takes out again.
     fn where_agreed(self, w: &mut Writer<'_>, first: Reg) -> Self {
-        let scaled = top(w);
-        // 2 − 2 where one class is the top one of both, less than 2 − 2 where none is.
+        let scaled = scaled_logits(w);
+        // 0 where one class is on top in both, negative where none is.
         let both = w.sum(scaled, first);
         let (largest, agreed) = (w.with_lanes_of(both, 1), w.with_lanes_of(both, 1));
         w.push(Instr::ChannelMax { x: both, channels: w.graph.classes(), y: largest });

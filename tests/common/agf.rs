@@ -65,7 +65,7 @@ impl Oracle<'_> {
             }
             let c = self.by_size(id, &each(x, f64::abs), phi);
             let flattened = matches!(self.graph.node(input).op, Op::Flatten);
-            if self.pointwise(id) || (matches!(op, Op::Linear { .. }) && (!flattened || without("m"))) {
+            if self.pointwise(id) || (matches!(op, Op::Linear { .. }) && !flattened) {
                 return vec![c];
             }
             let wide = |map: &[f64], channels: usize| (0..map.len() * channels).map(|i| map[i / channels]).collect();
@@ -88,7 +88,7 @@ impl Oracle<'_> {
                 let fx = keep("fx", wide(&fact(x, &phi_map, size.2), size.2));
                 let a = keep("a", self.by_size(id, &vec![1.0; x.len()], phi));
                 let damp = |c: f64| if without("regulariser") { 1.0 } else { 1.0 / (1.0 + (-c).exp()) };
-                let residual = if changed.contains(&"grad-cam") {
+                let residual = if changed.contains(&"grad_cam") {
                     let pixels = gm.len() / size.2;
                     let weight = |c: usize| gm.iter().skip(c).step_by(size.2).sum::<f64>() / pixels as f64;
                     let weights: Vec<f64> = (0..size.2).map(weight).collect();

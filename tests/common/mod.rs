@@ -12,6 +12,7 @@ pub mod oracle;
 pub mod reference;
 pub mod relevance;
 pub mod rig;
+pub mod sparse;
 pub mod spearman;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Convolution and its input-gradient, phase by phase (see [`taps`]): as products of gathered pixels; 3×3 ones of stride 1
-//! by Winograd's tiles, those to few channels by products that are scattered.
+//! Convolution and its input-gradient, phase by phase (see [`taps`]): as products of gathered pixels, 3×3 ones of stride 1 by
+//! Winograd's tiles, input-gradients of few channels by products that are scattered.
 //!
 //! Weights that are not used as they are get packed anew in every run: that costs little beside the products, and no
 //! memory that stays.

@@ -24,7 +24,7 @@ pub(super) enum Epilogue<'a> {
 }
 
 impl Call<'_> {
-    /// Has what [`finish`](Self::finish) will read of `n` elements brought near.
+    /// Has the operands that [`finish`](Self::finish) will read elsewhere for `n` elements brought near.
     #[inline(always)]
     pub(super) fn fetch(&self, b: usize, at: usize, n: usize) {
         let read = match &self.epilogue {

@@ -90,18 +90,18 @@ fn run_unit(
     }
     let source = call.source.of(b, call.lanes);
     let stride = unit.panels.len() * PANEL + LANES;
-    let (products, rows) = scratch.split_at_mut(m * stride);
+    let (products, gathered) = scratch.split_at_mut(m * stride);
     let in_place = is_read_in_place(kernel, phase);
     let pixels = if in_place {
         Rows { data: &source[unit.pixels.start * k..], stride: k }
     } else {
-        gather(kernel.source, phase, unit.pixels.clone(), source, rows);
-        Rows { data: rows, stride: k + LANES }
+        gather(kernel.source, phase, unit.pixels.clone(), source, gathered);
+        Rows { data: gathered, stride: k + LANES }
     };
     let panels = kernel.result.c.div_ceil(PANEL);
     let first = phase.weight / kernel.result.c * panels * PANEL;
-    // Few rows at a time where the weights stay near: results are on their way to memory during the next product, and what
-    // that will need on its way here.
+    // Few rows at a time where the weights stay near. During their product earlier results are on their way to memory, and
+    // the epilogue's operands and the next pixels on their way here.
     let near = k * channels.len() <= NEAR;
     let rows = if near { ROWS } else { m };
     for row in (0..m).step_by(rows) {
@@ -109,8 +109,8 @@ fn run_unit(
         let from = unit.pixels.start + row;
         if near {
             (from..from + count).for_each(|p| call.fetch(b, place(kernel, phase, p, &channels), channels.len()));
-            let next = &pixels.data[((row + count) * k).min(pixels.data.len())..];
             if in_place {
+                let next = &pixels.data[((row + count) * k).min(pixels.data.len())..];
                 simd::fetch(&next[..(count * k).min(next.len())]);
             }
         }

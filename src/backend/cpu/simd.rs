@@ -10,6 +10,7 @@ pub(super) const LANES: usize = 16;
 
 /// Has values that are needed soon brought into the second-level cache, on processors that can be asked to.
 #[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 pub(super) fn fetch(values: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     x86::fetch(values);

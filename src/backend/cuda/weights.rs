@@ -65,12 +65,14 @@ impl Weights {
 
     pub fn conv(&mut self, g: &ConvGeom, w: WeightRef, direction: Direction) -> Result<u64> {
         let graph = self.graph.clone();
-        self.address(Form::Conv(w, direction), w.param, || halves(&taps::pack(graph.param(w.param), g, w, direction)))
+        self.address(Form::Conv(w.values(), direction), w.param, || {
+            halves(&taps::pack(graph.param(w.param), g, w, direction))
+        })
     }
 
     pub fn linear(&mut self, w: WeightRef) -> Result<u64> {
         let graph = self.graph.clone();
-        self.address(Form::Linear(w), w.param, || {
+        self.address(Form::Linear(w.values()), w.param, || {
             let param = graph.param(w.param);
             let view = |(i, v): (usize, &f32)| f16::from_f32(w.of(param, i / param.inputs, *v));
             if w.is_plain() { halves(&param.weight) } else { param.weight.iter().enumerate().map(view).collect() }
@@ -79,7 +81,7 @@ impl Weights {
 
     pub fn turned(&mut self, w: WeightRef) -> Result<u64> {
         let graph = self.graph.clone();
-        self.address(Form::Turned(w), w.param, || {
+        self.address(Form::Turned(w.values()), w.param, || {
             let param = graph.param(w.param);
             let column = |i: usize| param.weight.iter().skip(i).step_by(param.inputs).enumerate();
             (0..param.inputs).flat_map(column).map(|(o, v)| f16::from_f32(w.of(param, o, *v))).collect()

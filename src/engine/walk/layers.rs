@@ -16,7 +16,8 @@ impl Walk<'_, '_> {
         let mut sent = false;
         for share in shares {
             let sign = if composite.negated == Some(id) { WeightSign::Negated } else { share.sign };
-            let (param, termwise) = (layer.param(), share.termwise);
+            // Without its bias, the sum of an active neuron may be one of zeros; beside that a stabiliser is small.
+            let (param, termwise) = (layer.param(), share.termwise || !composite.biases);
             let weight = |variant| WeightRef { param, sign, variant, termwise };
             let terms: Vec<_> = share
                 .terms
