@@ -104,6 +104,8 @@ impl Agf<'_> {
         let input = walk.w.graph.node(id).inputs[0];
         let (shape, dy) = (walk.w.shape(input), self.gradient_at(id));
         let c = by_size(walk, id, layer, Part::Magnitude, phi);
+        // Only the sign of the mean over channels matters.
+        let sign = channel_sum(walk.w, shape, c);
         let [a, fdx, by_cam] = ["a", "fdx", "grad_cam"].map(|key| self.settings.flag(key));
         // The gradient that comes from where Φ is not zero.
         let gm = (fdx || by_cam).then(|| {
@@ -112,7 +114,7 @@ impl Agf<'_> {
         });
         let mut rest = a.then(|| by_size(walk, id, layer, Part::One, phi));
         if let Some(gm) = gm.filter(|_| fdx) {
-            let fit = factor(walk.w, shape, gm, c);
+            let fit = factor(walk.w, shape, gm, sign);
             let fit = spread(walk.w, shape, fit);
             rest = Some(joined(walk.w, rest, fit));
         }
@@ -121,7 +123,7 @@ impl Agf<'_> {
                 let x = walk.w.value(input);
                 Some(positive_cam(walk.w, shape, x, gm))
             }
-            None => self.residual(walk, input, layer, dy, c),
+            None => self.residual(walk, input, layer, dy, sign),
         };
         if let Some(map) = map {
             let mut x = spread(walk.w, shape, map);
@@ -138,9 +140,9 @@ impl Agf<'_> {
     }
 
     /// `Fx + M`, as far as they are in.
-    fn residual(&self, walk: &mut Walk<'_, '_>, input: NodeId, layer: Layer, dy: Reg, c: Reg) -> Option<Reg> {
+    fn residual(&self, walk: &mut Walk<'_, '_>, input: NodeId, layer: Layer, dy: Reg, sign: Reg) -> Option<Reg> {
         let (shape, x) = (walk.w.shape(input), walk.w.value(input));
-        let fx = self.settings.flag("fx").then(|| factor(walk.w, shape, x, c));
+        let fx = self.settings.flag("fx").then(|| factor(walk.w, shape, x, sign));
         if !self.settings.flag("m") {
             return fx;
         }
@@ -196,10 +198,8 @@ fn join(walk: &mut Walk<'_, '_>, input: NodeId, c: Reg, r: Reg) {
     walk.pass(input, y);
 }
 
-/// What `x`, scaled to be either small or large, says for the pixels where `c` is positive and against the others: `fact`.
-fn factor(w: &mut Writer<'_>, shape: Shape, x: Reg, c: Reg) -> Reg {
-    // Only the sign of the mean over channels matters.
-    let sign = channel_sum(w, shape, c);
+/// What `x`, scaled to be either small or large, says for the pixels where `sign` is positive and against the others: `fact`.
+fn factor(w: &mut Writer<'_>, shape: Shape, x: Reg, sign: Reg) -> Reg {
     let scaled = over_largest(w, shape, x);
     let (x, y) = (w.unary(Unary::Sigmoid(SLOPE), scaled), w.like(sign));
     w.push(Instr::Factor { x, channels: shape.c, phi: sign, y });

@@ -6,7 +6,7 @@ use std::slice::ChunksExactMut;
 use super::conv::ConvKernel;
 use super::epilogue::Call;
 use super::panel::{self, PANEL, Product, ROWS, Rows, RowsMut};
-use super::simd::{self, LANES, widest};
+use super::simd::{LANES, widest};
 use super::{Shared, Target, Workers};
 use crate::backend::taps::Phase;
 use crate::net::Shape;
@@ -110,8 +110,7 @@ fn run_unit(
         if near {
             (from..from + count).for_each(|p| call.fetch(b, place(kernel, phase, p, &channels), channels.len()));
             if in_place {
-                let next = &pixels.data[((row + count) * k).min(pixels.data.len())..];
-                simd::fetch(&next[..(count * k).min(next.len())]);
+                pixels.fetch(row + count, count);
             }
         }
         for (i, panel) in unit.panels.clone().enumerate() {

@@ -8,6 +8,7 @@
 mod x86;
 
 use super::isa::Isa;
+use super::simd;
 /// Columns of a panel.
 pub(super) use crate::net::PANEL;
 
@@ -22,6 +23,15 @@ const CHAIN: usize = 256;
 pub(super) struct Rows<'a> {
     pub data: &'a [f32],
     pub stride: usize,
+}
+
+impl Rows<'_> {
+    /// Has `count` rows from `first` on brought near, as far as there are any.
+    #[inline(always)]
+    pub fn fetch(&self, first: usize, count: usize) {
+        let end = ((first + count) * self.stride).min(self.data.len());
+        simd::fetch(&self.data[(first * self.stride).min(end)..end]);
+    }
 }
 
 /// Rows of a result.

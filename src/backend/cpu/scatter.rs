@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::conv::ConvKernel;
 use super::epilogue::Call;
 use super::panel::{self, PANEL, ROWS, Rows, RowsMut};
-use super::simd::{LANES, fetch, widest};
+use super::simd::{LANES, widest};
 use super::{Shared, Target, Workers};
 use crate::backend::ConvGeom;
 use crate::backend::taps::Direction;
@@ -86,8 +86,7 @@ fn band(g: &ConvGeom, packed: &[f32], dy: &[f32], rows: Range<usize>, sums: &mut
         for x in (0..g.y.w).step_by(PIXELS) {
             let count = PIXELS.min(g.y.w - x);
             let pixels = Rows { data: &dy[(y * g.y.w + x) * k..], stride: k };
-            let next = &pixels.data[(count * k).min(pixels.data.len())..];
-            fetch(&next[..(PIXELS * k).min(next.len())]);
+            pixels.fetch(count, PIXELS);
             for (panel, weight) in packed.chunks_exact(k * PANEL).take(width(g).div_ceil(PANEL)).enumerate() {
                 let c = RowsMut { data: &mut products[panel * PANEL..], stride: stride_of_products };
                 product(count, k, pixels, weight, c);

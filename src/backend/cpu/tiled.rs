@@ -17,7 +17,7 @@ pub(super) fn suits(g: &ConvGeom, weight: WeightRef, source: Shape, result: Shap
     let tiles = samples * tiles_of(result);
     let fewer = PAIRS * tiles + TRANSFORM <= 9 * samples * result.h * result.w;
     let whole = source.c.is_multiple_of(LANES) && result.c.is_multiple_of(LANES);
-    (kernel, stride, weight.termwise) == ([3, 3], [1, 1], false) && fewer && whole
+    (kernel, stride) == ([3, 3], [1, 1]) && !weight.termwise && fewer && whole
 }
 
 /// Tiles of a result.
