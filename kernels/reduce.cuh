@@ -10,6 +10,7 @@ struct Sum {
 struct Largest {
     __device__ float operator()(float p, float q) const { return fmaxf(p, q); }
     __device__ double operator()(double p, double q) const { return fmax(p, q); }
+    __device__ u32 operator()(u32 p, u32 q) const { return max(p, q); }
 };
 
 // Joins one value a thread with `join`, which is associative, in a tree that is always the same; every thread gets the

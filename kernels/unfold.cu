@@ -6,13 +6,14 @@
 // Shapes: image [image_h, image_w, 3] bytes, dense; y [count, sh, sw, channels] fp16, channels beyond the third are 0.
 // Patch first + b has the rows of its grid row and the columns of its grid column; taps ascend along both.
 // Launch: 256 threads, grid (ceil(sw / 64), ceil(sh / 16), count): a block makes 16 × 64 pixels of a patch. It first
-// goes down the columns that its pixels read, into shared memory, then across. Where patches are scaled down and these
-// columns do not fit, each pixel goes down its own four, with the same sums.
+// goes down the columns that its pixels read, into shared memory, then across. Where these columns do not fit, for
+// patches are scaled down or pixels of several are laid side by side, each pixel goes down its own four, with the same
+// sums. Only the taps of one pixel need to ascend.
 // Bytes: the result, 8 a pixel of 4 channels; the image stays in cache. FLOPs: 24 a pixel, and 24 a row of the tile for
 // each column that it reads.
 // Numbers: fp32, taps in order, down before across, rounded once to fp16.
 // CPU twin: src/backend/cpu/resample.rs (unfold). Test: tests/cuda.rs.
-#include "common.cuh"
+#include "reduce.cuh"
 
 constexpr u32 THREADS = 256, ROWS = 16, COLS = 64;
 // Columns that a tile reads unless patches are scaled down: the taps of its pixels lie at most one column apart.
@@ -51,9 +52,10 @@ KERNEL(unfold, UnfoldArgs, 256, 4) {
     const Taps* rows = a.rows + patch / a.grid_cols * a.sh + top;
     const Taps* cols = a.cols + patch % a.grid_cols * a.sw + left;
     const u32 height = min(ROWS, a.sh - top), width = min(COLS, a.sw - left);
-    const u32 first = cols[0].index[0], span = cols[width - 1].index[3] + 1 - first;
+    const bool mine = threadIdx.x < width;
+    const u32 first = ~reduce<THREADS>(mine ? ~cols[threadIdx.x].index[0] : 0u, Largest{});
+    const u32 span = reduce<THREADS>(mine ? cols[threadIdx.x].index[3] : 0u, Largest{}) + 1 - first;
     const bool fits = span <= SPAN;
-    __syncthreads();
     for (u32 i = threadIdx.x; fits && i < height * span; i += THREADS) {
         const u32 row = i / span, column = i % span;
         float sums[3];

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::rig::{Rig, numbers, tables};
 use common::{Random, tolerance};
 use ucag::backend::cuda::Recording;
-use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step};
-use ucag::grid::{Grid, GridPlan, Mode, Weighting};
+use ucag::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Tables};
+use ucag::grid::{Grid, GridPlan, Mode, Samples, Span, Weighting};
 use ucag::methods::Level;
 use ucag::net::Graph;
 use ucag::{Device, Explainer, Explanation, Fit, Frame, Maps, Network, PixelFormat, Target, Working};
@@ -35,6 +35,25 @@ fn graph() -> Arc<Graph> {
     common::case::no_layer()
 }
 
+/// Unfolds `samples` patches of `h` × `w` pixels on both backends.
+fn assert_unfolds_alike(graph: &Arc<Graph>, what: &str, tables: &Tables, [h, w]: [usize; 2], samples: usize) {
+    let image = tables.resample.image;
+    let pixels = common::picture(image.0, image.1, samples as u64);
+    let mut cpu = Rig::new(graph, 2);
+    cpu.tables = tables.clone();
+    cpu.show(image, &pixels);
+    let y = cpu.result(h * w * 3, 1, Dtype::F32, Scope::Batch, samples);
+    let expected = common::rig::floats(&cpu.run(Instr::Unfold { image, y }, samples, &[y])[0]);
+    let mut cuda = Rig::on(common::cuda::backend(graph).expect("it was there"));
+    cuda.tables = tables.clone();
+    cuda.show(image, &pixels);
+    let y = cuda.result(h * w * 4, 1, Dtype::F16, Scope::Batch, samples);
+    let found = numbers(&cuda.run(Instr::Unfold { image, y }, samples, &[y])[0], Dtype::F16);
+    assert!(found.iter().skip(3).step_by(4).all(|v| *v == 0.0), "{what}: the fourth channel");
+    let found: Vec<f32> = found.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect();
+    common::assert_nmse(&format!("unfold by {what}"), &found, &common::to_f64(&expected), tolerance::HALF_OP);
+}
+
 #[test]
 fn patches_equal_the_cpus() {
     let graph = graph();
@@ -42,21 +61,29 @@ fn patches_equal_the_cpus() {
     assert_eq!(backend.storage().input_channels, 4);
     for (i, plan) in grids().iter().enumerate() {
         let (h, w) = plan.scaled();
-        let pixels = common::picture(plan.image.0, plan.image.1, i as u64);
-        let patches = plan.patches();
-        let mut cpu = Rig::new(&graph, 2);
-        cpu.tables = tables(plan, (1, 1), Weighting::One);
-        cpu.show(plan.image, &pixels);
-        let y = cpu.result(h * w * 3, 1, Dtype::F32, Scope::Batch, patches);
-        let expected = common::rig::floats(&cpu.run(Instr::Unfold { image: plan.image, y }, patches, &[y])[0]);
-        let mut cuda = Rig::on(common::cuda::backend(&graph).expect("it was there"));
-        cuda.tables = tables(plan, (1, 1), Weighting::One);
-        cuda.show(plan.image, &pixels);
-        let y = cuda.result(h * w * 4, 1, Dtype::F16, Scope::Batch, patches);
-        let found = numbers(&cuda.run(Instr::Unfold { image: plan.image, y }, patches, &[y])[0], Dtype::F16);
-        assert!(found.iter().skip(3).step_by(4).all(|v| *v == 0.0), "grid {i}: the fourth channel");
-        let found: Vec<f32> = found.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect();
-        common::assert_nmse(&format!("unfold by grid {i}"), &found, &common::to_f64(&expected), tolerance::HALF_OP);
+        let tables = tables(plan, (1, 1), Weighting::One);
+        assert_unfolds_alike(&graph, &format!("grid {i}"), &tables, [h, w], plan.patches());
+    }
+}
+
+/// What patches have in common is unfolded as one patch whose pixels go back and forth over the image.
+#[test]
+fn pixels_of_several_patches_equal_the_cpus() {
+    let graph = graph();
+    if common::cuda::device().is_none() {
+        return;
+    }
+    for (i, plan) in grids().iter().enumerate() {
+        let mut tables = tables(plan, (1, 1), Weighting::One);
+        let (image, resample) = (plan.image, &mut tables.resample);
+        let joined = |samples: &Samples, len: usize| Samples {
+            patches: vec![samples.patches.concat()],
+            crops: vec![Span { start: 0, len }],
+        };
+        resample.rows = joined(&resample.rows, image.0);
+        resample.cols = joined(&resample.cols, image.1);
+        let sides = [&resample.rows, &resample.cols].map(|axis| axis.patches[0].len());
+        assert_unfolds_alike(&graph, &format!("all of grid {i}"), &tables, sides, 1);
     }
 }
 
