@@ -22,7 +22,7 @@ const VARIABLES: [&str; 6] =
 /// `include_bytes!` promises no alignment, and the driver reads structures from an image.
 const TABLE_HEAD: &str = "\
 // The including file defines
-//     struct Module { file: &'static str, image: &'static [u8], kernels: &'static [&'static str] }
+//     struct Module { file: &'static str, image: &'static [u8], kernels: &'static [&'static str], hopper_only: bool }
 const MODULES: &[Module] = {
     #[repr(align(16))]
     struct Aligned<const N: usize>([u8; N]);
@@ -126,7 +126,9 @@ fn compile(nvcc: &Path, source: &Path, out: &Path) -> Result<String, String> {
     run(nvcc, source, &arguments, &out.join(&*file).with_extension("fatbin"))?;
     let image = format!("/{}.fatbin", file.trim_end_matches(".cu"));
     let image = format!("&Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), {image:?}))).0");
-    Ok(format!("        Module {{ file: {file:?}, image: {image}, kernels: &{kernels:?} }},\n"))
+    Ok(format!(
+        "        Module {{ file: {file:?}, image: {image}, kernels: &{kernels:?}, hopper_only: {hopper_only} }},\n"
+    ))
 }
 
 /// Runs the compiler in the folder of the source: it then names files as they lie there, in messages and in the result.

@@ -51,7 +51,7 @@ const BEYOND_CACHES: usize = 256 << 20;
 /// A name for what `show` launches. It comes with the upload of a frame, so it is timed with that and has no floor.
 const RESIZE: &str = "resize_across + resize_down";
 /// For which kernels are named where there is no GPU.
-const H100: Limits = Limits { multiprocessors: 132, shared: 227 << 10 };
+const H100: Limits = Limits { multiprocessors: 132, shared: 227 << 10, wgmma: true };
 
 /// A network with seeded weights: of zeros a GPU computes faster than it does in earnest, for they take less power.
 fn network(name: &str, classes: usize, setting: &Setting) -> Arc<Graph> {
@@ -242,6 +242,7 @@ fn main() -> ExitCode {
     let limits = Limits {
         multiprocessors: ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) as usize,
         shared: ask(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) as u32,
+        wgmma: CudaContext::new(0).unwrap().compute_capability().unwrap() == (9, 0),
     };
     if dry_run {
         dry(limits);

@@ -1,41 +1,34 @@
-// Implicit matrix product of a convolution: what conv.cu, conv_back.cu and stem.cu have in common.
+// Implicit matrix product of a convolution: what conv.cu, conv_back.cu and conv_hopper.cu have in common.
 //
 //     sum[m, n] = Σ_k A[m, k] · w[k, n]      M = count · ph · pw pixels, N = yc, K = tap_rows · tap_cols · xc
 //
 // A is never built: element (m, k) is gathered from x where it is needed, k = (tap row, tap column, channel). A block
 // makes one tile of M × N sums in four separable parts: Gather and Weights bring a step of K into shared memory,
-// `multiply` feeds the tensor cores from there, `finish` applies the epilogue on the way to memory.
+// `multiply` feeds the tensor cores from there, `finish` (epilogue.cuh) applies the epilogue on the way to memory.
 //
 // Every sum runs over k in ascending order in instructions of one shape, whichever tile it falls into. So results
 // depend neither on the tile size nor on the number of samples.
 #pragma once
 
-#include "common.cuh"
+#include "epilogue.cuh"
+#include "wgmma.cuh"
 
 // One instantiation. X: type of x. M, N, K: tile. WARPS_M × WARPS_N warps share the tile. VECTOR: elements of x that
-// one copy gathers; xc is a multiple of it. SPLIT: a float of x is read as the sum of so many
-// numbers of tf32.
-template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_, int SPLIT_ = 1>
+// one copy gathers; xc is a multiple of it. SPLIT: a float of x is read as the sum of so many numbers of tf32. WGMMA: a
+// warpgroup multiplies at once; rows of A then are 128 bytes, and w lies in blocks of 64 columns.
+template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_, int SPLIT_ = 1,
+          bool WGMMA_ = false>
 struct Tile {
     using X = X_;
     static constexpr int M = M_, N = N_, K = K_, STAGES = STAGES_, WARPS_N = WARPS_N_, VECTOR = VECTOR_, SPLIT = SPLIT_;
+    static constexpr bool WGMMA = WGMMA_;
     static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
     static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
     static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
+    static constexpr int W_CHUNKS = WGMMA ? 8 : B_CHUNKS;  // of them side by side
     static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + K * B_CHUNKS * 16;
     static constexpr int SHARED_BYTES = M * 16 + STAGES * STAGE_BYTES;
 };
-
-// What row m of the tile is: pixel (qy, qx) of the phase, in result number `result` of sample number `sample`.
-struct Row {
-    static constexpr u32 NONE = 0xffffffff;
-    u32 result, sample;  // result = NONE: beyond the last
-    i32 qy, qx;
-};
-
-DEVICE u64 block_of(const Value& v, const Row& row, u32 lanes) {
-    return v.len * (v.lanes == lanes ? row.result : row.sample);
-}
 
 // Byte of a chunk in a tile of CHUNKS chunks a row. ldmatrix reads one chunk of 8 rows, whose banks are the same when
 // they are multiples of 128 bytes apart: XOR with the row (counted in such multiples) spreads them over all banks.
@@ -123,7 +116,7 @@ template <class T> struct Weights {
         columns = a.yc - n;
         vectors = a.yc % 8 == 0 && reinterpret_cast<u64>(a.w) % 16 == 0;
         from = a.w + (static_cast<i64>(k) * a.yc + n);
-        to = swizzled<T::B_CHUNKS>(row, chunk);
+        to = chunk / T::W_CHUNKS * T::K * T::W_CHUNKS * 16 + swizzled<T::W_CHUNKS>(row, chunk % T::W_CHUNKS);
     }
 
     // Fetches this step's part of the tile and moves on to the next step.
@@ -132,14 +125,14 @@ template <class T> struct Weights {
 #pragma unroll
             for (int i = 0; i < PASSES; i++) {
                 if (T::K % PASS != 0 && row + i * PASS >= T::K) break;
-                __half* chunk = reinterpret_cast<__half*>(tile + to + i * PASS * T::B_CHUNKS * 16);
+                __half* chunk = reinterpret_cast<__half*>(tile + to + i * PASS * T::W_CHUNKS * 16);
                 copy<8>(chunk, from + i * PASS * a.yc, k + i * PASS < depth && columns > 0);
             }
         } else {
 #pragma unroll 1
             for (int i = 0; i < PASSES; i++) {
                 if (T::K % PASS != 0 && row + i * PASS >= T::K) break;
-                __half* chunk = reinterpret_cast<__half*>(tile + to + i * PASS * T::B_CHUNKS * 16);
+                __half* chunk = reinterpret_cast<__half*>(tile + to + i * PASS * T::W_CHUNKS * 16);
 #pragma unroll
                 for (int e = 0; e < 8; e++) {
                     copy<1>(chunk + e, from + i * PASS * a.yc + e, k + i * PASS < depth && columns > e);
@@ -218,123 +211,15 @@ DEVICE void multiply(const unsigned char* stage, int warp_m, int warp_n,
     }
 }
 
-// Where a row of the tile goes: pixel `at`, in elements from the beginning of its result. valid = false: nowhere.
-struct Place {
-    Row row;
-    u32 at;
-    bool valid;
-};
-
-// E neighbours in memory, read or written at once.
-template <typename V, int E> struct __align__(sizeof(V) * E < 16 ? sizeof(V) * E : 16) Packed {
-    V v[E];
-};
-
-// Type of mul where there is never one.
-struct None {};
-
-DEVICE float to_float(None) { return 1.0f; }
-DEVICE float to_float(float v) { return v; }
-DEVICE float to_float(__half v) { return __half2float(v); }
-
-template <typename V, int E> DEVICE Packed<V, E> rounded(const float (&v)[E]) {
-    Packed<V, E> to = {};
+// The same by a warpgroup, whose rows begin at `warp_m`. The products are under way when this returns.
+template <class T>
+DEVICE void multiply_behind(const unsigned char* stage, int warp_m, float (&sum)[1][T::WARP_N / 8][4]) {
+    static_assert(T::A_CHUNKS == 8 && T::WARP_M == 16, "as the instructions read their operands");
+    const unsigned char* x = stage + warp_m / 64 * 64 * 128;
+    wgmma_begin();
 #pragma unroll
-    for (int e = 0; e < E; e += 2) {
-        if constexpr (sizeof(V) == 2) {
-            const __half2 pair = __floats2half2_rn(v[e], v[e + 1]);
-            memcpy(&to.v[e], &pair, sizeof pair);
-        } else {
-            to.v[e] = v[e], to.v[e + 1] = v[e + 1];
-        }
-    }
-    return to;
-}
-
-// relu?(mul ⊙ sum + bias + add), rounded at the same places whichever way it is stored.
-DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add) {
-    const float v = fmaf(sum, mul, bias) + add;
-    return a.relu ? rectify(v) : v;
-}
-
-// Floats in a row of a warp's slab: ≡ 8 (mod 16), so that the pairs of four rows are in different banks.
-template <int TILES_N> constexpr int SLAB_PITCH = 8 * TILES_N + 8;
-
-// Applies the epilogue to a warp's sums of columns n0... and stores them as Y; M is the type of mul. A fragment holds
-// pairs of columns; through `slab` (shared memory of this warp, 16 rows) each lane gets 16 bytes of a row of y, and
-// neighbouring lanes neighbouring bytes. `add` may be y: an element is read by the lane that writes it.
-template <typename Y, typename M, int TILES_M, int TILES_N, class PlaceOf>
-DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* slab, i32 n0, PlaceOf place_of) {
-    constexpr int E = 16 / sizeof(Y), N = 8 * TILES_N, PITCH = SLAB_PITCH<TILES_N>;
-    constexpr int LANES = N / E, PASS = 32 / LANES, PASSES = 16 / PASS;  // lanes that share a row, rows of one pass
-    constexpr float LIMIT = sizeof(Y) == 2 ? 65520.0f : INFINITY;        // from here on infinite when rounded to Y
-    const int lane = threadIdx.x % 32, first = lane / LANES, col = lane % LANES * E;
-    const i32 n = n0 + col;
-    const u64 addresses = reinterpret_cast<u64>(a.y.data) | reinterpret_cast<u64>(a.add.data) |
-                          reinterpret_cast<u64>(a.mul.data);
-    const bool vectors = a.yc % E == 0 && addresses % 16 == 0, has_mul = sizeof(M) > 1 && a.mul.data;
-    const auto element = [&](const Value& v, const Place& p) { return block_of(v, p.row, a.y.lanes) + p.at; };
-    float bias[E];
-#pragma unroll
-    for (int e = 0; e < E; e++) bias[e] = a.bias && n + e < a.yc ? a.bias[n + e] : 0.0f;
-    bool bad = false;
-#pragma unroll
-    for (int i = 0; i < TILES_M; i++) {
-        Packed<Y, E> add[PASSES];
-        Packed<M, E> mul[PASSES];
-        // All reads are under way before the first is waited for.
-#pragma unroll
-        for (int pass = 0; pass < PASSES; pass++) {
-            add[pass] = {};
-            mul[pass] = {};
-            const Place p = place_of(16 * i + first + pass * PASS);
-            if (!vectors || !p.valid || n >= a.yc) continue;
-            if (a.add.data) {
-                add[pass] = *reinterpret_cast<const Packed<Y, E>*>(static_cast<Y*>(a.add.data) + element(a.add, p) + n);
-            }
-            if (has_mul) {
-                mul[pass] = *reinterpret_cast<const Packed<M, E>*>(static_cast<M*>(a.mul.data) + element(a.mul, p) + n);
-            }
-        }
-        __syncwarp();
-#pragma unroll
-        for (int j = 0; j < TILES_N; j++) {
-            float* to = slab + lane / 4 * PITCH + 8 * j + lane % 4 * 2;
-            *reinterpret_cast<float2*>(to) = make_float2(sum[i][j][0], sum[i][j][1]);
-            *reinterpret_cast<float2*>(to + 8 * PITCH) = make_float2(sum[i][j][2], sum[i][j][3]);
-        }
-        __syncwarp();
-        if (vectors) {
-#pragma unroll
-            for (int pass = 0; pass < PASSES; pass++) {
-                const Place p = place_of(16 * i + first + pass * PASS);
-                if (!p.valid || n >= a.yc) continue;
-                // In packs: single floats of lanes that are E apart would meet in the same banks.
-                const float* at = slab + (first + pass * PASS) * PITCH + col;
-                const auto from = *reinterpret_cast<const Packed<float, E>*>(at);
-                float v[E];
-#pragma unroll
-                for (int e = 0; e < E; e++) {
-                    const float factor = has_mul ? to_float(mul[pass].v[e]) : 1.0f;
-                    v[e] = result_of(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]));
-                    bad |= !(fabsf(v[e]) < LIMIT);
-                }
-                *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p) + n) = rounded<Y, E>(v);
-            }
-        } else {
-#pragma unroll 1
-            for (int j = lane; j < 16 * N; j += 32) {
-                const Place p = place_of(16 * i + j / N);
-                const i32 c = n0 + j % N;
-                if (!p.valid || c >= a.yc) continue;
-                const float mul_c = has_mul ? load(a.mul, element(a.mul, p) + c) : 1.0f;
-                const float add_c = a.add.data ? load(a.add, element(a.add, p) + c) : 0.0f;
-                const float v = result_of(a, slab[j / N * PITCH + j % N], mul_c, a.bias ? a.bias[c] : 0.0f, add_c);
-                store(a.y, element(a.y, p) + c, v, a.bad);
-            }
-        }
-    }
-    if (bad) *a.bad = 1;
+    for (int k = 0; k < T::K; k += 16) wgmma_f16(sum[0], x + k * 2, stage + T::A_BYTES + k * 128, T::K * 128);
+    wgmma_commit();
 }
 
 // Tile of this block. Blocks that run together cover a band of BAND tiles of pixels and all of w, so both stay in the
@@ -350,7 +235,7 @@ template <class T> DEVICE void tile_of_block(const ConvArgs& a, u32 rows, u32& m
 
 // The whole kernel: finds the rows of the tile, runs the pipeline over K, stores.
 template <class T> DEVICE void convolve(const ConvArgs& a) {
-    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    extern __shared__ __align__(1024) unsigned char dynamic_shared[];
     Row* rows = reinterpret_cast<Row*>(dynamic_shared);
     unsigned char* stages = dynamic_shared + T::M * sizeof(Row);
 
@@ -381,15 +266,28 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
     const int warp = threadIdx.x / 32;
     const int warp_m = warp / T::WARPS_N * T::WARP_M, warp_n = warp % T::WARPS_N * T::WARP_N;
     float sum[T::WARP_M / 16][T::WARP_N / 8][4] = {};
-    for (int i = 0; i < T::STAGES - 1; i++) fetch();
+    // One stage is in use; the one before may be read in the background until its products are waited for.
+    constexpr int AHEAD = T::STAGES - (T::WGMMA ? 2 : 1);
+    for (int i = 0; i < AHEAD; i++) fetch();
     for (int step = 0; step < steps; step++) {
-        cp_wait<T::STAGES - 2>();
+        cp_wait<AHEAD - 1>();
+        const unsigned char* stage = stages + use * T::STAGE_BYTES;
+        if constexpr (T::WGMMA) {
+            wgmma_publish();
+            wgmma_wait<1>();
+        }
         __syncthreads();  // the step has arrived for all, and all have used the stage that is filled next
-        fetch();
-        multiply<T>(stages + use * T::STAGE_BYTES, warp_m, warp_n, sum);
+        if constexpr (T::WGMMA) {
+            multiply_behind<T>(stage, warp_m, sum);
+            fetch();
+        } else {
+            fetch();
+            multiply<T>(stage, warp_m, warp_n, sum);
+        }
         use = use + 1 == T::STAGES ? 0 : use + 1;
     }
     cp_wait<0>();
+    if constexpr (T::WGMMA) wgmma_wait<0>();
     __syncthreads();  // the stages become slabs
 
     const auto place_of = [&](int i) {
@@ -397,11 +295,17 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
         const i32 y = a.origin_y + a.step_y * row.qy, x = a.origin_x + a.step_x * row.qx;
         return Place{row, static_cast<u32>((y * a.yw + x) * a.yc), row.result != Row::NONE};
     };
-    constexpr int PITCH = SLAB_PITCH<T::WARP_N / 8>;
+    // So many tiles of columns are stored at once: more would cost a warpgroup's threads too many registers.
+    constexpr int TILES_N = T::WGMMA ? 8 : T::WARP_N / 8, PARTS = T::WARP_N / 8 / TILES_N, PITCH = SLAB_PITCH<TILES_N>;
+    static_assert(PARTS == 1 || T::WARP_M == 16, "parts of the sums lie one after the other");
     static_assert(T::THREADS / 32 * 16 * PITCH * 4 <= T::STAGES * T::STAGE_BYTES, "the slabs do not fit");
     float* slab = reinterpret_cast<float*>(stages) + warp * 16 * PITCH;
     const auto store_as = [&](auto y, auto mul) {
-        finish<decltype(y), decltype(mul)>(a, sum, slab, n0 + warp_n, place_of);
+        auto& parts = reinterpret_cast<float (&)[PARTS][T::WARP_M / 16][TILES_N][4]>(sum);
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            finish<decltype(y), decltype(mul)>(a, parts[i], slab, n0 + warp_n + i * TILES_N * 8, place_of);
+        }
     };
     if constexpr (sizeof(typename T::X) == 2) {
         if (a.y.half) store_as(__half{}, None{}); else store_as(float{}, None{});

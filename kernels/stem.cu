@@ -87,7 +87,7 @@ DEVICE void multiply(const unsigned char* tile, const unsigned char* weights, in
 
 KERNEL(stem_f16_7x7, ConvArgs, stem::THREADS, 2) {
     using namespace stem;
-    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    extern __shared__ __align__(1024) unsigned char dynamic_shared[];
     unsigned char* weights = dynamic_shared;
     unsigned char* tiles = weights + WEIGHT_BYTES;  // two of them, in turn
 

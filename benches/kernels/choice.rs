@@ -19,6 +19,7 @@ use taps::Direction;
 pub struct Limits {
     pub multiprocessors: usize,
     pub shared: u32,
+    pub wgmma: bool,
 }
 
 /// What that source asks of `src/backend/cuda/kernels.rs`.
@@ -46,7 +47,8 @@ fn down(exact: bool) -> Read {
 
 /// What `src/backend/cuda/lower.rs` launches for a product; of several launches the first, which is the largest.
 pub fn product(instr: &Instr<Slot>, samples: usize, limits: Limits) -> Option<&'static str> {
-    let limits = conv::Limits { multiprocessors: limits.multiprocessors, shared: limits.shared };
+    let Limits { multiprocessors, shared, wgmma } = limits;
+    let limits = conv::Limits { multiprocessors, shared, wgmma };
     let whole = |inputs: usize, outputs: usize| inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
     let choose = |read, pixels, inputs, outputs| conv::choose(read, samples * pixels, inputs, outputs, limits).0.name;
     Some(match instr {

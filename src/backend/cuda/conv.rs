@@ -10,13 +10,15 @@ use crate::net::Shape;
 pub(super) enum Read {
     /// It is fp16.
     F16,
+    /// The same by a warpgroup of Hopper's, to the same bits.
+    F16Wgmma,
     /// Rounded to TF32.
     Tf32,
     /// As the sum of two numbers of TF32, which hold all but its last bit.
     Tf32Twice,
 }
 
-/// One instance of the tiled kernels in `kernels/conv.cu` and `kernels/conv_back.cu`; the numbers are from there.
+/// One instance of the tiled kernels in `kernels/conv*.cu`; the numbers are from there.
 pub(super) struct Tile {
     pub name: &'static str,
     /// Pixels and result channels of a tile.
@@ -28,27 +30,48 @@ pub(super) struct Tile {
     /// What the source's channels must be a multiple of.
     source: usize,
     read: Read,
+    /// TFLOP/s of an H100 in layers that fill it.
+    rate: usize,
 }
 
-const fn tile(name: &'static str, [m, n]: [usize; 2], threads: u32, shared: u32, source: usize, read: Read) -> Tile {
-    Tile { name, m, n, threads, shared, source, read }
+const fn tile(
+    name: &'static str,
+    [m, n]: [usize; 2],
+    threads: u32,
+    shared: u32,
+    source: usize,
+    read: Read,
+    rate: usize,
+) -> Tile {
+    Tile { name, m, n, threads, shared, source, read, rate }
 }
 
-/// Larger tiles first.
+impl Tile {
+    /// Whether a device can run it.
+    pub fn runs_on(&self, limits: Limits) -> bool {
+        self.shared <= limits.shared && (limits.wgmma || self.read != Read::F16Wgmma)
+    }
+}
+
+/// All of them; of equal ones the first is taken.
 pub(super) const TILES: &[Tile] = &[
-    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16),
-    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16),
-    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, Read::F16),
-    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16),
-    tile("conv_f16_128x64_v4", [128, 64], 128, 51_200, 4, Read::F16),
-    tile("conv_f16_64x64_v1", [64, 64], 128, 25_600, 1, Read::F16),
-    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, Read::Tf32),
-    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, Read::Tf32),
-    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32),
-    tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, Read::Tf32),
-    tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32),
-    tile("conv_tf32x2_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32Twice),
-    tile("conv_tf32x2_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32Twice),
+    tile("conv_wgmma_128x256_v8", [128, 256], 256, 198_656, 8, Read::F16Wgmma, 619),
+    tile("conv_wgmma_128x128_v8", [128, 128], 256, 100_352, 8, Read::F16Wgmma, 514),
+    tile("conv_wgmma_128x64_v8", [128, 64], 256, 100_352, 8, Read::F16Wgmma, 390),
+    tile("conv_wgmma_64x64_v8", [64, 64], 128, 132_096, 8, Read::F16Wgmma, 299),
+    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16, 385),
+    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16, 348),
+    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, Read::F16, 284),
+    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16, 277),
+    tile("conv_f16_128x64_v4", [128, 64], 128, 51_200, 4, Read::F16, 284),
+    tile("conv_f16_64x64_v1", [64, 64], 128, 25_600, 1, Read::F16, 50),
+    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, Read::Tf32, 149),
+    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, Read::Tf32, 129),
+    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32, 137),
+    tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, Read::Tf32, 50),
+    tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32, 30),
+    tile("conv_tf32x2_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32Twice, 70),
+    tile("conv_tf32x2_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32Twice, 15),
 ];
 
 /// The 7×7 kernel for a network's first layer, see `kernels/stem.cu`.
@@ -72,6 +95,8 @@ pub(super) struct Limits {
     pub multiprocessors: usize,
     /// Most bytes of shared memory of a block.
     pub shared: u32,
+    /// Whether it is a Hopper, with matrix products of warpgroups.
+    pub wgmma: bool,
 }
 
 /// The kernel for `pixels` pixels of a phase, and the number of its blocks.
@@ -82,20 +107,17 @@ pub(super) fn choose(
     result: usize,
     limits: Limits,
 ) -> (Kernel<ConvArgs>, usize) {
-    /// Narrower tiles are for results that are as narrow: else they read the source once for each.
-    const WIDE: usize = 64;
-    let usable = |t: &&Tile| t.read == read && t.shared <= limits.shared && (t.n >= WIDE || result <= t.n);
-    let kind: Vec<&Tile> = TILES.iter().filter(usable).collect();
-    // Wide loads of the source, where its channels allow them.
-    let width = kind.iter().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();
-    let fits = || kind.iter().filter(|t| Some(t.source) == width);
+    /// So that times are whole numbers that differ where rates do.
+    const RATES: usize = 1000;
+    // Wide loads of the source, where its channels allow them; where they do, a warpgroup's products.
+    let whole = source.is_multiple_of(8) && limits.wgmma;
+    let read = if read == Read::F16 && whole { Read::F16Wgmma } else { read };
+    let kind = || TILES.iter().filter(|t| t.read == read && t.runs_on(limits));
+    let width = kind().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();
     let blocks = |t: &Tile| pixels.div_ceil(t.m) * result.div_ceil(t.n);
-    // A tile is wasteful when hardly anything fills its width, and when there are too few of it to go round.
-    let padded = |t: &Tile| result.next_multiple_of(t.n);
-    let least = fits().map(|t| padded(t)).min().unwrap_or(result);
-    let snug = || fits().filter(|t| padded(t) * 8 <= least * 9);
-    let busy = snug().find(|t| blocks(t) >= 2 * limits.multiprocessors);
-    let tile = busy.or_else(|| snug().max_by_key(|t| blocks(t)));
+    // What the multiprocessor with most tiles has to do.
+    let time = |t: &&Tile| (blocks(t).div_ceil(limits.multiprocessors) * t.m * t.n * RATES) / t.rate;
+    let tile = kind().filter(|t| Some(t.source) == width).min_by_key(time);
     let tile = tile.unwrap_or_else(|| unreachable!("some tile takes any number of channels"));
     (Kernel::with_shared(tile.name, tile.threads, tile.shared), blocks(tile))
 }

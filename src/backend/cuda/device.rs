@@ -12,6 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 const DRIVER: i32 = 13_000;
 /// Oldest compute capability that the kernels run on: tensor cores with asynchronous copies.
 const CAPABILITY: (i32, i32) = (8, 0);
+/// The one on which code for sm_90a runs.
+const HOPPER: (i32, i32) = (9, 0);
 
 /// A GPU that is ready to compute, and the one stream on which it does.
 pub(super) struct Handle {
@@ -130,7 +132,9 @@ impl Handle {
         };
         let multiprocessors = ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as usize;
         let shared = ask(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.max(0) as u32;
-        Ok(Limits { multiprocessors, shared })
+        let capability = self.context.compute_capability();
+        let wgmma = capability.map_err(|e| self.failed("asking for its properties", e))? == HOPPER;
+        Ok(Limits { multiprocessors, shared, wgmma })
     }
 
     /// Bytes that are free.

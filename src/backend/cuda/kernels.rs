@@ -17,6 +17,8 @@ struct Module {
     file: &'static str,
     image: &'static [u8],
     kernels: &'static [&'static str],
+    /// It is code for sm_90a alone.
+    hopper_only: bool,
 }
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -109,7 +111,7 @@ impl Kernels {
     pub fn load(handle: &Arc<Handle>, limits: Limits) -> Result<Self> {
         handle.bind()?;
         let mut loaded = Self { functions: HashMap::new(), modules: vec![], handle: handle.clone() };
-        for module in MODULES {
+        for module in MODULES.iter().filter(|module| limits.wgmma || !module.hopper_only) {
             let failed = |what: &str, e| handle.failed(&format!("loading {what} of kernels/{}", module.file), e);
             // SAFETY: a whole image that nvcc wrote; the driver copies it.
             let image = unsafe { result::module::load_data(module.image.as_ptr().cast()) };
@@ -125,7 +127,7 @@ impl Kernels {
         for name in NAMES {
             loaded.function(name)?;
         }
-        for tile in super::conv::TILES.iter().filter(|t| t.shared <= limits.shared) {
+        for tile in super::conv::TILES.iter().filter(|t| t.runs_on(limits)) {
             loaded.allow_shared(tile.name, tile.shared)?;
         }
         loaded.allow_shared(super::conv::STEM.name, super::conv::STEM.shared)?;
