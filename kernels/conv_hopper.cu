@@ -1,35 +1,56 @@
-// Convolution of fp16 by fp16 on Hopper's tensor cores (wgmma m64nNk16): forward passes.
+// Convolution on Hopper's tensor cores: fp16 by fp16 (wgmma m64nNk16) in forward passes, fp32 by fp16 (m64nNk8 in tf32)
+// for input-gradients.
 //
 // architectures: sm_90a
 //
-//     y[b, q, n] = relu?( Σ_taps Σ_c x[b, stride·q + first + tap, c] · w[tap·xc + c, n] + bias[n] + add[b, q, n] )
+//     y[b, origin + step·q, n] = relu?( mul ⊙ Σ_taps Σ_c x[b, stride·q + first + tap, c] · w[tap·xc + c, n] + bias + add )
 //
-// Shapes, types, sizes and grid: as in conv.cu.
+// Shapes, types, sizes and grid: as in conv.cu and conv_back.cu, but conv_wgmma_tf32* take w as [yc, K] in fp32, of
+// values that fp16 holds, aligned to 16 bytes.
 //
-//     kernel                   BM   BN  threads  dynamic shared  xc multiple of  x aligned to  meant for
-//     conv_wgmma_128x256_v8   128  256      256         198656               8      16 bytes  many channels
-//     conv_wgmma_128x128_v8   128  128      256         100352               8      16 bytes  yc > 64
-//     conv_wgmma_128x64_v8    128   64      256         100352               8      16 bytes  yc <= 64
-//     conv_wgmma_64x64_v8      64   64      128         132096               8      16 bytes  few tiles: more blocks
+//     kernel                         BM   BN  threads  dynamic shared  xc multiple of  x aligned to  meant for
+//     conv_wgmma_f16_128x256_v8     128  256      256         198656               8      16 bytes  many channels
+//     conv_wgmma_f16_128x128_v8     128  128      256         100352               8      16 bytes  yc > 64
+//     conv_wgmma_f16_128x64_v8      128   64      256         100352               8      16 bytes  yc <= 64
+//     conv_wgmma_f16_64x64_v8        64   64      128         132096               8      16 bytes  few tiles: more blocks
+//     conv_wgmma_tf32_128x128_v4    128  128      256         100352               4      16 bytes  yc > 64
+//     conv_wgmma_tf32_128x64_v4     128   64      256         100352               4      16 bytes  yc <= 64
+//     conv_wgmma_tf32_64x64_v4       64   64      128         132096               4      16 bytes  few tiles: more blocks
+//     conv_wgmma_tf32x2_128x64_v4   128   64      256         100352               4      16 bytes  exact
 //
 // A block has one or two warpgroups, and every thread brings operands and starts products: while the tensor cores read
-// one stage by themselves, the next ones arrive. The narrowest tile is for grids that leave most of the device idle; it
-// has more steps under way, for there it is latency that counts.
-// Bytes: at least 2·(x + w + y). FLOPs: 2·M·N·K.
-// Numbers: fp32 sums in ascending k, the bits of conv_f16_*; *bad = 1 when a stored result is infinite or no number.
+// one stage by themselves, the next ones arrive. The narrowest tiles are for grids that leave most of the device idle;
+// they have more steps under way, for there it is latency that counts.
+// In tf32 the instructions want both operands along K, and would cut x off where it is to be rounded: so w is turned, and
+// x passes through registers. Two blocks on a multiprocessor take turns at that.
+// Bytes: at least 2·(x + w + y), in tf32 4·(x + w + y). FLOPs: 2·M·N·K; conv_wgmma_tf32x2_* spend twice as many.
+// Numbers: as in conv.cu and conv_back.cu; conv_wgmma_f16_* give the bits of conv_f16_*.
 // CPU twin: src/backend/cpu/gathered.rs. Test: tests/ops.rs.
 #include "conv_tile.cuh"
 
-//                                  X       BM   BN  BK stages warps vector split wgmma
-using Wgmma_128x256_v8 = Tile<__half, 128, 256, 64, 4, 8, 1, 8, 1, true>;
-using Wgmma_128x128_v8 = Tile<__half, 128, 128, 64, 3, 8, 1, 8, 1, true>;
-using Wgmma_128x64_v8 = Tile<__half, 128, 64, 64, 4, 8, 1, 8, 1, true>;
-using Wgmma_64x64_v8 = Tile<__half, 64, 64, 64, 8, 4, 1, 8, 1, true>;
+//                                     X       BM   BN  BK stages warps vector split wgmma
+using Wgmma_f16_128x256_v8 = Tile<__half, 128, 256, 64, 4, 8, 1, 8, 1, true>;
+using Wgmma_f16_128x128_v8 = Tile<__half, 128, 128, 64, 3, 8, 1, 8, 1, true>;
+using Wgmma_f16_128x64_v8 = Tile<__half, 128, 64, 64, 4, 8, 1, 8, 1, true>;
+using Wgmma_f16_64x64_v8 = Tile<__half, 64, 64, 64, 8, 4, 1, 8, 1, true>;
+using Wgmma_tf32_128x128_v4 = Tile<float, 128, 128, 32, 3, 8, 1, 4, 1, true>;
+using Wgmma_tf32_128x64_v4 = Tile<float, 128, 64, 32, 4, 8, 1, 4, 1, true>;
+using Wgmma_tf32_64x64_v4 = Tile<float, 64, 64, 32, 8, 4, 1, 4, 1, true>;
+using Wgmma_tf32x2_128x64_v4 = Tile<float, 128, 64, 32, 4, 8, 1, 4, 2, true>;
 
-static_assert(Wgmma_128x256_v8::SHARED_BYTES == 198656 && Wgmma_128x128_v8::SHARED_BYTES == 100352 &&
-              Wgmma_128x64_v8::SHARED_BYTES == 100352 && Wgmma_64x64_v8::SHARED_BYTES == 132096, "the table above");
+static_assert(Wgmma_f16_128x256_v8::SHARED_BYTES == 198656 && Wgmma_f16_128x128_v8::SHARED_BYTES == 100352 &&
+              Wgmma_f16_128x64_v8::SHARED_BYTES == 100352 && Wgmma_f16_64x64_v8::SHARED_BYTES == 132096 &&
+              Wgmma_tf32_128x128_v4::SHARED_BYTES == 100352 && Wgmma_tf32_128x64_v4::SHARED_BYTES == 100352 &&
+              Wgmma_tf32_64x64_v4::SHARED_BYTES == 132096 && Wgmma_tf32x2_128x64_v4::SHARED_BYTES == 100352,
+              "the table above");
 
-KERNEL(conv_wgmma_128x256_v8, ConvArgs, Wgmma_128x256_v8::THREADS, 1) { convolve<Wgmma_128x256_v8>(a); }
-KERNEL(conv_wgmma_128x128_v8, ConvArgs, Wgmma_128x128_v8::THREADS, 2) { convolve<Wgmma_128x128_v8>(a); }
-KERNEL(conv_wgmma_128x64_v8, ConvArgs, Wgmma_128x64_v8::THREADS, 2) { convolve<Wgmma_128x64_v8>(a); }
-KERNEL(conv_wgmma_64x64_v8, ConvArgs, Wgmma_64x64_v8::THREADS, 1) { convolve<Wgmma_64x64_v8>(a); }
+KERNEL(conv_wgmma_f16_128x256_v8, ConvArgs, Wgmma_f16_128x256_v8::THREADS, 1) { convolve<Wgmma_f16_128x256_v8>(a); }
+KERNEL(conv_wgmma_f16_128x128_v8, ConvArgs, Wgmma_f16_128x128_v8::THREADS, 2) { convolve<Wgmma_f16_128x128_v8>(a); }
+KERNEL(conv_wgmma_f16_128x64_v8, ConvArgs, Wgmma_f16_128x64_v8::THREADS, 2) { convolve<Wgmma_f16_128x64_v8>(a); }
+KERNEL(conv_wgmma_f16_64x64_v8, ConvArgs, Wgmma_f16_64x64_v8::THREADS, 1) { convolve<Wgmma_f16_64x64_v8>(a); }
+KERNEL(conv_wgmma_tf32_128x128_v4, ConvArgs, Wgmma_tf32_128x128_v4::THREADS, 2) { convolve<Wgmma_tf32_128x128_v4>(a); }
+KERNEL(conv_wgmma_tf32_128x64_v4, ConvArgs, Wgmma_tf32_128x64_v4::THREADS, 2) { convolve<Wgmma_tf32_128x64_v4>(a); }
+KERNEL(conv_wgmma_tf32_64x64_v4, ConvArgs, Wgmma_tf32_64x64_v4::THREADS, 1) { convolve<Wgmma_tf32_64x64_v4>(a); }
+KERNEL(conv_wgmma_tf32x2_128x64_v4, ConvArgs, Wgmma_tf32x2_128x64_v4::THREADS, 2) {
+    convolve<Wgmma_tf32x2_128x64_v4>(a);
+}

@@ -15,18 +15,19 @@
 
 // One instantiation. X: type of x. M, N, K: tile. WARPS_M × WARPS_N warps share the tile. VECTOR: elements of x that
 // one copy gathers; xc is a multiple of it. SPLIT: a float of x is read as the sum of so many numbers of tf32. WGMMA: a
-// warpgroup multiplies at once; rows of A then are 128 bytes, and w lies in blocks of 64 columns.
+// warpgroup multiplies at once; rows of A then are 128 bytes. So are those of w: blocks of 64 columns, or with tf32 the
+// columns themselves, for w is [yc, K] in floats then.
 template <typename X_, int M_, int N_, int K_, int STAGES_, int WARPS_M_, int WARPS_N_, int VECTOR_, int SPLIT_ = 1,
           bool WGMMA_ = false>
 struct Tile {
     using X = X_;
     static constexpr int M = M_, N = N_, K = K_, STAGES = STAGES_, WARPS_N = WARPS_N_, VECTOR = VECTOR_, SPLIT = SPLIT_;
-    static constexpr bool WGMMA = WGMMA_;
+    static constexpr bool WGMMA = WGMMA_, TURNED = WGMMA && sizeof(X) == 4;
     static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
     static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
     static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
     static constexpr int W_CHUNKS = WGMMA ? 8 : B_CHUNKS;  // of them side by side
-    static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + K * B_CHUNKS * 16;
+    static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + (TURNED ? N * 128 : K * B_CHUNKS * 16);
     static constexpr int SHARED_BYTES = M * 16 + STAGES * STAGE_BYTES;
 };
 
@@ -143,6 +144,35 @@ template <class T> struct Weights {
     }
 };
 
+// The same where w is [yc, K] in floats. A thread serves the same four values of K of several columns.
+template <class T> struct Columns {
+    static constexpr int PASS = T::THREADS / 8, PASSES = T::N / PASS;
+    static_assert(PASS % 8 == 0 && T::N % PASS == 0 && T::K == 32, "columns of a thread are swizzled alike");
+
+    const float* from;
+    i32 k, depth;
+    i32 columns;  // how many there are from this thread's first one on
+    int to;       // byte in the tile
+
+    __device__ __forceinline__ Columns(const ConvArgs& a, i32 n0) {
+        const i32 chunk = threadIdx.x % 8, column = threadIdx.x / 8;
+        k = chunk * 4;
+        depth = a.tap_rows * a.tap_cols * a.xc;
+        columns = a.yc - n0 - column;
+        from = reinterpret_cast<const float*>(a.w) + (static_cast<i64>(n0 + column) * depth + k);
+        to = swizzled<8>(column, chunk);
+    }
+
+    __device__ __forceinline__ void load(const ConvArgs&, unsigned char* tile) {
+#pragma unroll
+        for (int i = 0; i < PASSES; i++) {
+            float* chunk = reinterpret_cast<float*>(tile + to + i * PASS * 128);
+            copy<4>(chunk, from + i * PASS * depth, k < depth && i * PASS < columns);
+        }
+        from += T::K, k += T::K;
+    }
+};
+
 // Bits of two halves as bits of floats, which tf32 holds exactly.
 DEVICE uint2 widened(unsigned pair) {
     __half2 halves;
@@ -215,10 +245,34 @@ DEVICE void multiply(const unsigned char* stage, int warp_m, int warp_n,
 template <class T>
 DEVICE void multiply_behind(const unsigned char* stage, int warp_m, float (&sum)[1][T::WARP_N / 8][4]) {
     static_assert(T::A_CHUNKS == 8 && T::WARP_M == 16, "as the instructions read their operands");
-    const unsigned char* x = stage + warp_m / 64 * 64 * 128;
-    wgmma_begin();
+    const unsigned char* w = stage + T::A_BYTES;
+    if constexpr (T::TURNED) {
+        const int lane = threadIdx.x % 32, x_at = swizzled<8>(warp_m + lane % 16, lane / 16);
+        unsigned x[T::K / 8][T::SPLIT][4];
 #pragma unroll
-    for (int k = 0; k < T::K; k += 16) wgmma_f16(sum[0], x + k * 2, stage + T::A_BYTES + k * 128, T::K * 128);
+        for (int i = 0; i < T::K / 8; i++) {
+            ldmatrix_x4(x[i][0], stage + (x_at ^ i * 32));
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const unsigned bits = x[i][0][e];
+                x[i][0][e] = round_tf32(bits);
+                if constexpr (T::SPLIT == 2) {
+                    x[i][1][e] = round_tf32(__float_as_uint(__uint_as_float(bits) - __uint_as_float(x[i][0][e])));
+                }
+            }
+        }
+        wgmma_begin();
+#pragma unroll
+        for (int i = 0; i < T::K / 8; i++) {
+#pragma unroll
+            for (int s = 0; s < T::SPLIT; s++) wgmma_tf32(sum[0], x[i][s], w + i * 32);
+        }
+    } else {
+        const unsigned char* x = stage + warp_m / 64 * 64 * 128;
+        wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < T::K; k += 16) wgmma_f16(sum[0], x + k * 2, w + k * 128, T::K * 128);
+    }
     wgmma_commit();
 }
 
@@ -251,7 +305,7 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
     __syncthreads();
 
     Gather<T> gather(a, rows);
-    Weights<T> weights(a, n0);
+    std::conditional_t<T::TURNED, Columns<T>, Weights<T>> weights(a, n0);
     const int steps = (weights.depth + T::K - 1) / T::K;
     int next = 0, fill = 0, use = 0;  // step to fetch, stages to fill and to use
     const auto fetch = [&] {
@@ -266,20 +320,22 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
     const int warp = threadIdx.x / 32;
     const int warp_m = warp / T::WARPS_N * T::WARP_M, warp_n = warp % T::WARPS_N * T::WARP_N;
     float sum[T::WARP_M / 16][T::WARP_N / 8][4] = {};
-    // One stage is in use; the one before may be read in the background until its products are waited for.
-    constexpr int AHEAD = T::STAGES - (T::WGMMA ? 2 : 1);
+    // One stage is in use. The one before may still be read in the background, unless its operands are in registers too,
+    // which the next step needs.
+    constexpr int BEHIND = T::WGMMA && !T::TURNED ? 1 : 0, AHEAD = T::STAGES - 1 - BEHIND;
     for (int i = 0; i < AHEAD; i++) fetch();
     for (int step = 0; step < steps; step++) {
         cp_wait<AHEAD - 1>();
         const unsigned char* stage = stages + use * T::STAGE_BYTES;
         if constexpr (T::WGMMA) {
             wgmma_publish();
-            wgmma_wait<1>();
+            if constexpr (BEHIND == 1) wgmma_wait<1>();
         }
         __syncthreads();  // the step has arrived for all, and all have used the stage that is filled next
         if constexpr (T::WGMMA) {
             multiply_behind<T>(stage, warp_m, sum);
             fetch();
+            if constexpr (BEHIND == 0) wgmma_wait<0>();
         } else {
             fetch();
             multiply<T>(stage, warp_m, warp_n, sum);
@@ -296,7 +352,8 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
         return Place{row, static_cast<u32>((y * a.yw + x) * a.yc), row.result != Row::NONE};
     };
     // So many tiles of columns are stored at once: more would cost a warpgroup's threads too many registers.
-    constexpr int TILES_N = T::WGMMA ? 8 : T::WARP_N / 8, PARTS = T::WARP_N / 8 / TILES_N, PITCH = SLAB_PITCH<TILES_N>;
+    constexpr int TILES_N = T::TURNED ? 4 : T::WGMMA ? 8 : T::WARP_N / 8, PARTS = T::WARP_N / 8 / TILES_N;
+    constexpr int PITCH = SLAB_PITCH<TILES_N>;
     static_assert(PARTS == 1 || T::WARP_M == 16, "parts of the sums lie one after the other");
     static_assert(T::THREADS / 32 * 16 * PITCH * 4 <= T::STAGES * T::STAGE_BYTES, "the slabs do not fit");
     float* slab = reinterpret_cast<float*>(stages) + warp * 16 * PITCH;

@@ -61,6 +61,23 @@ template <int TILES_N> DEVICE void wgmma_f16(float (&c)[TILES_N][4], const void*
     }
 }
 
+// c[64×N] += a[64×8] · b[8×N] in tf32, that is in floats whose last 13 bits are zero, with fp32 sums. a: the fragments of
+// mma m16n8k8, in registers that must stay until the product is waited for. b: rows of 32 values of K, one a column, the
+// product's 8 from its address on.
+template <int TILES_N> DEVICE void wgmma_tf32(float (&c)[TILES_N][4], const unsigned (&a)[4], const void* b) {
+    static_assert(TILES_N == 8 || TILES_N == 16, "one of the instructions below");
+    const unsigned long long right = wgmma_operand(b, 16);
+    if constexpr (TILES_N == 8) {
+        asm volatile("{.reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 "
+                     "{" SUMS_0 SUMS_1 "}, {%32, %33, %34, %35}, %36, add, 1, 1;}"
+                     : TILES(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));
+    } else {
+        asm volatile("{.reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 "
+                     "{" SUMS_0 SUMS_1 SUMS_2 SUMS_3 "}, {%64, %65, %66, %67}, %68, add, 1, 1;}"
+                     : TILES(0), TILES(8) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));
+    }
+}
+
 #undef SUMS_0
 #undef SUMS_1
 #undef SUMS_2
@@ -98,6 +115,20 @@ template <int TILES_N> DEVICE void wgmma_f16(float (&c)[TILES_N][4], const void*
                 c[j][i] += x * value(right + col / 64 * blocks + k * 128 + w_chunk * 16 + col % 8 * 2);
             }
         }
+    }
+}
+
+template <int TILES_N> DEVICE void wgmma_tf32(float (&c)[TILES_N][4], const unsigned (&a)[4], const void* b) {
+    const auto* right = static_cast<const unsigned char*>(b);
+    const int first = static_cast<int>(reinterpret_cast<uintptr_t>(right) % 128 / 16);  // chunk of K
+    right -= first * 16;
+    const int lane = threadIdx.x % 32, row = lane / 4;
+    for (int j = 0; j < TILES_N; j++) {
+        unsigned w[2];
+        for (int i = 0; i < 2; i++) {
+            memcpy(&w[i], right + (8 * j + row) * 128 + ((first + i) ^ row) * 16 + lane % 4 * 4, sizeof w[i]);
+        }
+        mma_tf32(c[j], a, w[0], w[1]);
     }
 }
 

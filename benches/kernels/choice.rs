@@ -41,6 +41,7 @@ mod kernels {
 /// The name that stands for products by cuBLASLt.
 pub const LIBRARY: &str = "cublaslt";
 
+/// How a layer without taps reads what comes down.
 fn down(exact: bool) -> Read {
     if exact { Read::Tf32Twice } else { Read::Tf32 }
 }
@@ -59,7 +60,7 @@ pub fn product(instr: &Instr<Slot>, samples: usize, limits: Limits) -> Option<&'
         },
         Instr::ConvBack { g, exact, .. } => {
             let phase = &taps::phases(g, Direction::Backward)[0];
-            choose(down(*exact), phase.h * phase.w, g.y.c, g.x.c)
+            choose(Read::back(*exact, g.y.c, g.x.c, limits), phase.h * phase.w, g.y.c, g.x.c)
         }
         Instr::Linear { x, y, .. } if whole(x.len, y.len) => LIBRARY,
         Instr::Linear { x, y, .. } => choose(Read::F16, 1, x.len, y.len),

@@ -16,6 +16,28 @@ pub(super) enum Read {
     Tf32,
     /// As the sum of two numbers of TF32, which hold all but its last bit.
     Tf32Twice,
+    /// The same two by a warpgroup of Hopper's, with the weight turned.
+    Tf32Wgmma,
+    Tf32TwiceWgmma,
+}
+
+impl Read {
+    /// How an input-gradient reads `dy` of so many channels, for a result of so many.
+    pub fn back(exact: bool, source: usize, result: usize, limits: Limits) -> Self {
+        /// Fewer channels of the result would leave most of a warpgroup's tile empty.
+        const WIDE: usize = 32;
+        match (limits.wgmma && source.is_multiple_of(4) && result >= WIDE, exact) {
+            (true, true) => Self::Tf32TwiceWgmma,
+            (true, false) => Self::Tf32Wgmma,
+            (false, true) => Self::Tf32Twice,
+            (false, false) => Self::Tf32,
+        }
+    }
+
+    /// Whether it is by a warpgroup.
+    pub fn is_wgmma(self) -> bool {
+        matches!(self, Self::F16Wgmma | Self::Tf32Wgmma | Self::Tf32TwiceWgmma)
+    }
 }
 
 /// One instance of the tiled kernels in `kernels/conv*.cu`; the numbers are from there.
@@ -49,16 +71,20 @@ const fn tile(
 impl Tile {
     /// Whether a device can run it.
     pub fn runs_on(&self, limits: Limits) -> bool {
-        self.shared <= limits.shared && (limits.wgmma || self.read != Read::F16Wgmma)
+        self.shared <= limits.shared && (limits.wgmma || !self.read.is_wgmma())
     }
 }
 
 /// All of them; of equal ones the first is taken.
 pub(super) const TILES: &[Tile] = &[
-    tile("conv_wgmma_128x256_v8", [128, 256], 256, 198_656, 8, Read::F16Wgmma, 619),
-    tile("conv_wgmma_128x128_v8", [128, 128], 256, 100_352, 8, Read::F16Wgmma, 514),
-    tile("conv_wgmma_128x64_v8", [128, 64], 256, 100_352, 8, Read::F16Wgmma, 390),
-    tile("conv_wgmma_64x64_v8", [64, 64], 128, 132_096, 8, Read::F16Wgmma, 299),
+    tile("conv_wgmma_f16_128x256_v8", [128, 256], 256, 198_656, 8, Read::F16Wgmma, 619),
+    tile("conv_wgmma_f16_128x128_v8", [128, 128], 256, 100_352, 8, Read::F16Wgmma, 514),
+    tile("conv_wgmma_f16_128x64_v8", [128, 64], 256, 100_352, 8, Read::F16Wgmma, 390),
+    tile("conv_wgmma_f16_64x64_v8", [64, 64], 128, 132_096, 8, Read::F16Wgmma, 299),
+    tile("conv_wgmma_tf32_128x128_v4", [128, 128], 256, 100_352, 4, Read::Tf32Wgmma, 250),
+    tile("conv_wgmma_tf32_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32Wgmma, 200),
+    tile("conv_wgmma_tf32_64x64_v4", [64, 64], 128, 132_096, 4, Read::Tf32Wgmma, 150),
+    tile("conv_wgmma_tf32x2_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32TwiceWgmma, 100),
     tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16, 385),
     tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16, 348),
     tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, Read::F16, 284),

@@ -10,6 +10,8 @@ use crate::net::{AvgPool, Shape, Window};
 pub(super) struct Place {
     pub arena: u64,
     pub samples: Range<usize>,
+    /// Samples of all batches.
+    pub all: usize,
 }
 
 impl Place {

@@ -1,6 +1,6 @@
 //! Plain matrix products by cuBLASLt, with bias, residual and rectifier in the epilogue.
 //!
-//! The algorithm is chosen once for each kind of product, for a fixed number of rows and without splitting sums, and
+//! The algorithm is chosen once for each kind of product, for the rows of a typical batch and without splitting sums, and
 //! serves every number of rows: so the bits of a row depend neither on the batch nor on the memory that is free. Only
 //! where the library refuses it for some number of rows, one is chosen for that number.
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::args::*;
+use super::conv::Read;
 use super::fill::{self, Binary, Place, average, channel, head, pool};
 use super::kernels::{self as k, Kernel};
 use super::launch::MOST;
@@ -18,7 +19,8 @@ impl Cuda {
     pub(super) fn step(&mut self, program: &Program, step: usize, samples: Range<usize>) -> Result<()> {
         let none = Value::NONE;
         let bad = self.bad.pointer(0);
-        let at = Place { arena: self.arena.address(0), samples: samples.clone() };
+        let all = program.tables.host.samples();
+        let at = Place { arena: self.arena.address(0), samples: samples.clone(), all };
         let v = |slot: &Slot| at.value(slot);
         let opt = |slot: &Option<Slot>| slot.as_ref().map_or(none, v);
         let count = |slot: &Slot| at.count(slot);
@@ -59,9 +61,10 @@ impl Cuda {
                 self.each(&k::DIVIDE, y.len, count(y), &division(r, [v(y), none], *by, *scale, y))
             }
             Instr::ConvBack { g, w, exact, dy, mul, add, dx } => {
-                let weight = self.weights.conv(g, *w, Direction::Backward)?;
+                let read = Read::back(*exact, g.y.c, g.x.c, self.limits);
+                let weight = self.back_weight(g, *w, read)?;
                 let (dy, mul, add, to) = (v(dy), opt(mul), opt(add), v(dx));
-                let args = ConvBackArgs { source: g.y, result: g.x, exact: *exact, dy, mul, add, dx: to };
+                let args = ConvBackArgs { source: g.y, result: g.x, read, dy, mul, add, dx: to };
                 for phase in taps::phases(g, Direction::Backward) {
                     self.convolve_back(&args, &phase, weight, count(dx))?;
                 }
@@ -70,7 +73,7 @@ impl Cuda {
             Instr::Linear { w, bias, x, add, relu, y } => {
                 let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
                 let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
-                match kind(&product, true) {
+                match kind(&product, true, all) {
                     Some(kind) => {
                         let weight = self.weights.linear(*w)?;
                         self.multiply(&kind, &product, weight, &at)?;
@@ -88,8 +91,8 @@ impl Cuda {
             Instr::LinearBack { w, exact, dy, mul, add, dx } => {
                 let weight = self.weights.linear(*w)?;
                 let (source, result) = (Shape::new(1, 1, dy.len), Shape::new(1, 1, dx.len));
-                let (exact, mul, add) = (*exact, opt(mul), opt(add));
-                let args = ConvBackArgs { source, result, exact, dy: v(dy), mul, add, dx: v(dx) };
+                let read = if *exact { Read::Tf32Twice } else { Read::Tf32 };
+                let args = ConvBackArgs { source, result, read, dy: v(dy), mul: opt(mul), add: opt(add), dx: v(dx) };
                 self.convolve_back(&args, &point(source), weight, count(dx))
             }
             Instr::MaxPool { g, x, y, index } => {
@@ -238,7 +241,8 @@ impl Cuda {
             Instr::ConvBy { g, v: weight, x, y } => self.convolve_by(g, v(weight), v(x), v(y), count(y)),
             Instr::ConvBackBy { g, v: weight, dy, mul, add, dx } => {
                 let (mul, add) = (opt(mul), opt(add));
-                let back = ConvBackArgs { source: g.y, result: g.x, exact: true, dy: v(dy), mul, add, dx: v(dx) };
+                let back =
+                    ConvBackArgs { source: g.y, result: g.x, read: Read::Tf32Twice, dy: v(dy), mul, add, dx: v(dx) };
                 self.convolve_back_by(g, v(weight), &back, count(dx))
             }
             Instr::Resize { from, slice, to, filter, scale, x, add, y } => {

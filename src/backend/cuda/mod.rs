@@ -115,7 +115,9 @@ impl Cuda {
     /// # Errors
     /// When the device fails.
     pub fn free_memory(&self) -> Result<u64> {
-        let params = self.graph.params().iter().map(|p| p.len() as u64 * 2 * size_of::<half::f16>() as u64);
+        // Both ways, the way down in 32 bits.
+        let each = (size_of::<half::f16>() + size_of::<f32>()) as u64;
+        let params = self.graph.params().iter().map(|p| p.len() as u64 * each);
         Ok((self.handle.free_memory()? / 10 * 9).saturating_sub(params.sum()))
     }
 

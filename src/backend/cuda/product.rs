@@ -12,7 +12,7 @@ use crate::backend::{ConvGeom, Dtype, Slot, Variant, WeightRef};
 use crate::error::Result;
 use crate::net::{Shape, Window};
 
-/// Samples for which the algorithms of matrix products are chosen.
+/// Samples for which the algorithms of matrix products are chosen, unless a program has fewer in all.
 const TYPICAL_SAMPLES: usize = 32;
 
 /// Where a product's weight comes from and which kernels can compute it.
@@ -34,13 +34,15 @@ pub(super) fn is_plain(g: &ConvGeom) -> bool {
 
 /// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors.
 ///
+/// `samples`: of all batches.
+///
 /// The library's rectifier turns what is no number into 0 and tells nobody of overflows. Convolutions lie between own
 /// kernels, which see infinities; chains of linear layers (`linear`) do not, so they are rectified by an own kernel.
-pub(super) fn kind(product: &Product<'_>, linear: bool) -> Option<Kind> {
+pub(super) fn kind(product: &Product<'_>, linear: bool, samples: usize) -> Option<Kind> {
     let (inputs, outputs) = (product.source.c, product.result.c);
     let whole = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
     (whole && product.x.dtype == Dtype::F16).then(|| Kind {
-        typical_rows: product.result.h * product.result.w * TYPICAL_SAMPLES,
+        typical_rows: product.result.h * product.result.w * samples.min(TYPICAL_SAMPLES),
         outputs,
         inputs,
         transposed: linear,
@@ -72,8 +74,7 @@ pub(super) fn point(source: Shape) -> Phase {
 pub(super) struct ConvBackArgs {
     pub source: Shape,
     pub result: Shape,
-    /// Whether `dy` must be read unrounded.
-    pub exact: bool,
+    pub read: Read,
     pub dy: Value,
     pub mul: Value,
     pub add: Value,
@@ -84,7 +85,7 @@ impl Cuda {
     /// A convolution.
     pub(super) fn conv(&mut self, g: &ConvGeom, product: &Product<'_>, at: &Place) -> Result<()> {
         let weight = self.weights.conv(g, *product.w, Direction::Forward)?;
-        match is_plain(g).then(|| kind(product, false)).flatten() {
+        match is_plain(g).then(|| kind(product, false, at.all)).flatten() {
             Some(kind) => self.multiply(&kind, product, weight, at),
             None => self.convolve(product, &taps::phases(g, Direction::Forward)[0], weight, at),
         }
@@ -131,9 +132,15 @@ impl Cuda {
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
+    /// The weight of an input-gradient, in the form that the kernels want which read `dy` so.
+    pub(super) fn back_weight(&mut self, g: &ConvGeom, w: WeightRef, read: Read) -> Result<u64> {
+        if read.is_wgmma() { self.weights.columns(g, w) } else { self.weights.conv(g, w, Direction::Backward) }
+    }
+
     /// One phase of an input-gradient.
     pub(super) fn convolve_back(&self, back: &ConvBackArgs, phase: &Phase, weight: u64, count: usize) -> Result<()> {
-        let w = (weight as *const half::f16).wrapping_add(phase.weight);
+        let element = if back.read.is_wgmma() { size_of::<f32>() } else { size_of::<half::f16>() };
+        let w = (weight + (phase.weight * element) as u64) as *const half::f16;
         let args = ConvArgs {
             x: back.dy,
             mul: back.mul,
@@ -146,8 +153,7 @@ impl Cuda {
         };
         let pixels = count * phase.h * phase.w;
         let (source, result) = (back.source.c, back.result.c);
-        let read = if back.exact { Read::Tf32Twice } else { Read::Tf32 };
-        let (kernel, blocks) = conv::choose(read, pixels, source, result, self.limits);
+        let (kernel, blocks) = conv::choose(back.read, pixels, source, result, self.limits);
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 

@@ -1,6 +1,7 @@
 //! Steps with everything on the device that they need.
 
 use super::Cuda;
+use super::conv::Read;
 use super::memory::Buffer;
 use super::product::{Product, is_plain, kind};
 use super::tables::{DeviceTables, blends};
@@ -29,24 +30,24 @@ impl Program {
 impl Cuda {
     /// Makes weights, tables and algorithms of a program ready, so that running it allocates nothing.
     pub(super) fn ready(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
-        let (mut axes, mut palettes) = (vec![], None);
+        let (mut axes, mut palettes, samples) = (vec![], None, tables.samples());
         for (i, step) in steps.iter().enumerate() {
             match &step.instr {
                 Instr::Conv { g, w, bias, x, add, y, .. } | Instr::Quotient { g, w, bias, x, add, y, .. } => {
                     let (add, relu) = (add.as_ref(), matches!(step.instr, Instr::Conv { relu: true, .. }));
                     let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
-                    let kind = is_plain(g).then(|| kind(&product, false)).flatten();
+                    let kind = is_plain(g).then(|| kind(&product, false, samples)).flatten();
                     kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
                     self.weights.conv(g, *w, Direction::Forward)?;
                     self.weights.bias(w.param, *bias, kind.is_some_and(|kind| kind.half))?;
                 }
-                Instr::ConvBack { g, w, .. } => {
-                    self.weights.conv(g, *w, Direction::Backward)?;
+                Instr::ConvBack { g, w, exact, .. } => {
+                    self.back_weight(g, *w, Read::back(*exact, g.y.c, g.x.c, self.limits))?;
                 }
                 Instr::Linear { w, bias, x, add, relu, y } => {
                     let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
                     let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
-                    let kind = kind(&product, true);
+                    let kind = kind(&product, true, samples);
                     kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
                     match kind {
                         Some(_) => self.weights.linear(*w)?,

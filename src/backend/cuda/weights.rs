@@ -18,6 +18,8 @@ use crate::net::{Graph, ParamId};
 enum Form {
     /// Matrices of a convolution, phase by phase.
     Conv(WeightRef, Direction),
+    /// Those of an input-gradient turned, `[result channels, depth]`, in fp32 with the values that fp16 holds.
+    Columns(WeightRef),
     /// `[outputs, inputs]`, fp16.
     Linear(WeightRef),
     /// `[inputs, outputs]`, for layers that cuBLASLt does not serve.
@@ -67,6 +69,21 @@ impl Weights {
         let graph = self.graph.clone();
         self.address(Form::Conv(w.values(), direction), w.param, || {
             halves(&taps::pack(graph.param(w.param), g, w, direction))
+        })
+    }
+
+    /// The matrices of an input-gradient for the kernels that want them turned.
+    pub fn columns(&mut self, g: &ConvGeom, w: WeightRef) -> Result<u64> {
+        let graph = self.graph.clone();
+        self.address(Form::Columns(w.values()), w.param, || {
+            let packed = taps::pack(graph.param(w.param), g, w, Direction::Backward);
+            let mut turned = Vec::with_capacity(packed.len());
+            for phase in taps::phases(g, Direction::Backward) {
+                let matrix = &packed[phase.weight..][..phase.depth * g.x.c];
+                let column = |c: usize| matrix.iter().skip(c).step_by(g.x.c).map(|v| f16::from_f32(*v).to_f32());
+                turned.extend((0..g.x.c).flat_map(column));
+            }
+            turned
         })
     }
 
