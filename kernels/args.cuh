@@ -89,6 +89,8 @@ struct PerturbArgs {
 // phase of ph × pw pixels gives result pixel origin + step · q and reads the source at
 // stride · q + first + (ky, kx) for each tap (ky, kx) of a grid of tap_rows × tap_cols. Taps outside of the source are 0.
 //     y[b, pixel, n] = relu?( mul ⊙ Σ_taps Σ_c x[b, source pixel, c] · w[(tap·xc + c), n] + bias[n] + add )
+// With `divides`, mul is divided by the sum instead: y = scale · mul / (Σ_taps Σ_c … + bias[n] + add), kept finite as
+// `divisor` and `eps` say (backend::Divisor); mul, add and y are fp32 then.
 struct ConvArgs {
     Value x;            // [count or count/lanes, xh, xw, xc]; fp16 in conv_f16_*, fp32 in conv_tf32_*
     Value mul, add, y;  // shape of the result; mul and y fp16 or fp32, add of y's type
@@ -104,6 +106,8 @@ struct ConvArgs {
     i32 tap_rows, tap_cols;
     u32 count;  // results: samples · lanes
     u32 relu;
+    u32 divides, divisor;
+    float eps, scale;
 };
 
 // Convolutions whose weight v [kernel rows, kernel_cols, input channels, output channels] belongs to the sample. The
@@ -270,8 +274,8 @@ SIZE(ReduceArgs, 72);
 SIZE(GatherArgs, 96);
 SIZE(FillArgs, 96);
 SIZE(PerturbArgs, 112);
-SIZE(ConvArgs, 200);
-SIZE(SampleConvArgs, 248);
+SIZE(ConvArgs, 216);
+SIZE(SampleConvArgs, 264);
 SIZE(PoolArgs, 136);
 SIZE(AverageArgs, 160);
 SIZE(FlattenArgs, 96);

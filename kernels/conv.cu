@@ -1,9 +1,11 @@
 // Convolution of fp16 by fp16 on tensor cores (mma m16n8k16): forward passes.
 //
 //     y[b, q, n] = relu?( Σ_taps Σ_c x[b, stride·q + first + tap, c] · w[tap·xc + c, n] + bias[n] + add[b, q, n] )
+//     y[b, q, n] = scale · mul[b, q, n] / ( the same sum ), with `divides`
 //
 // x [count or count/lanes, xh, xw, xc] fp16; w [tap_rows·tap_cols·xc, yc] fp16; bias [yc] fp32 or null; y and add
-// [count, yh, yw, yc], both fp16 or both fp32 (y.half); add may be null, may be y, and may have one lane; mul is null.
+// [count, yh, yw, yc], both fp16 or both fp32 (y.half); add may be null, may be y, and may have one lane; mul is null
+// unless it is divided, and then fp32 as y.
 // Pixel q of the ph × pw pixels of the phase is pixel origin + step·q of y. How: conv_tile.cuh.
 //
 // As a matrix product: M = count · ph · pw, N = yc, K = tap_rows · tap_cols · xc. Any sizes with M < 2³¹, and less than

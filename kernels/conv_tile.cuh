@@ -351,13 +351,13 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
         const i32 y = a.origin_y + a.step_y * row.qy, x = a.origin_x + a.step_x * row.qx;
         return Place{row, static_cast<u32>((y * a.yw + x) * a.yc), row.result != Row::NONE};
     };
-    // So many tiles of columns are stored at once: more would cost a warpgroup's threads too many registers.
-    constexpr int TILES_N = T::TURNED ? 4 : T::WGMMA ? 8 : T::WARP_N / 8, PARTS = T::WARP_N / 8 / TILES_N;
-    constexpr int PITCH = SLAB_PITCH<TILES_N>;
-    static_assert(PARTS == 1 || T::WARP_M == 16, "parts of the sums lie one after the other");
-    static_assert(T::THREADS / 32 * 16 * PITCH * 4 <= T::STAGES * T::STAGE_BYTES, "the slabs do not fit");
-    float* slab = reinterpret_cast<float*>(stages) + warp * 16 * PITCH;
+    constexpr int SLAB = 16 * SLAB_PITCH<T::WGMMA ? 8 : T::WARP_N / 8>;
+    static_assert(T::THREADS / 32 * SLAB * 4 <= T::STAGES * T::STAGE_BYTES, "the slabs do not fit");
+    float* slab = reinterpret_cast<float*>(stages) + warp * SLAB;
     const auto store_as = [&](auto y, auto mul) {
+        // More columns at once would cost a warpgroup's threads, which have few rows, too many registers.
+        constexpr int TILES_N = T::WGMMA ? 16 / sizeof y : T::WARP_N / 8, PARTS = T::WARP_N / 8 / TILES_N;
+        static_assert(PARTS == 1 || T::WARP_M == 16, "parts of the sums lie one after the other");
         auto& parts = reinterpret_cast<float (&)[PARTS][T::WARP_M / 16][TILES_N][4]>(sum);
 #pragma unroll
         for (int i = 0; i < PARTS; i++) {
@@ -365,7 +365,7 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
         }
     };
     if constexpr (sizeof(typename T::X) == 2) {
-        if (a.y.half) store_as(__half{}, None{}); else store_as(float{}, None{});
+        if (a.y.half) store_as(__half{}, None{}); else store_as(float{}, float{});
     } else {
         if (a.mul.half) store_as(float{}, __half{}); else store_as(float{}, float{});
     }

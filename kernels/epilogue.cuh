@@ -1,6 +1,6 @@
 // From a warp's sums to memory: what every convolution on tensor cores ends with.
 //
-//     y = relu?(mul ⊙ sum + bias + add)
+//     y = relu?(mul ⊙ sum + bias + add), or scale · mul / (sum + bias + add)
 //
 // Sums are rounded at the same places whichever kernel made them and whichever way y is stored.
 #pragma once
@@ -51,8 +51,9 @@ template <typename V, int E> DEVICE Packed<V, E> rounded(const float (&v)[E]) {
     return to;
 }
 
-// relu?(mul ⊙ sum + bias + add), rounded at the same places whichever way it is stored.
+// One result, rounded at the same places whichever way it is stored.
 DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add) {
+    if (a.divides) return a.scale * quotient(a.divisor, a.eps, mul, sum + bias + add);
     const float v = fmaf(sum, mul, bias) + add;
     return a.relu ? rectify(v) : v;
 }

@@ -60,16 +60,17 @@ arguments! {
         draw, first, stored, own, count: u32;
         sigma: f32;
     }
-    ConvArgs 200 {
+    ConvArgs 216 {
         x, mul, add, y: Value;
         w: *const f16;
         bias: *const f32;
         bad: *mut u32;
         xh, xw, xc, yh, yw, yc, ph, pw: i32;
         origin_y, origin_x, step_y, step_x, stride_y, stride_x, first_y, first_x, tap_rows, tap_cols: i32;
-        count, relu: u32;
+        count, relu, divides, divisor: u32;
+        eps, scale: f32;
     }
-    SampleConvArgs 248 {
+    SampleConvArgs 264 {
         conv: ConvArgs;
         v: Value;
         kernel_cols, tap_y, tap_x, turn_y, turn_x: i32;

@@ -7,7 +7,7 @@ use super::conv::Read;
 use super::fill::{self, Binary, Place, average, channel, head, pool};
 use super::kernels::{self as k, Kernel};
 use super::launch::MOST;
-use super::product::{ConvBackArgs, Product, kind, point};
+use super::product::{ConvBackArgs, Product, Quotient, kind, point};
 use super::{Cuda, Program};
 use crate::backend::taps::{self, Direction};
 use crate::backend::{Divisor, Instr, Slot, Unary, Variant};
@@ -53,12 +53,13 @@ impl Cuda {
             Instr::Unfold { y, .. } => self.unfold(program, v(y), samples),
             Instr::Conv { g, w, bias, x, add, relu, y } => {
                 let (add, relu) = (add.as_ref(), *relu);
-                self.conv(g, &Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y }, &at)
+                let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, quotient: None, y };
+                self.conv(g, &product, &at)
             }
             Instr::Quotient { g, w, bias, x, add, r, by, scale, y } => {
-                let (add, relu) = (add.as_ref(), false);
-                self.conv(g, &Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y }, &at)?;
-                self.each(&k::DIVIDE, y.len, count(y), &division(r, [v(y), none], *by, *scale, y))
+                let (add, quotient) = (add.as_ref(), Some(Quotient { r, by: *by, scale: *scale }));
+                let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu: false, quotient, y };
+                self.conv(g, &product, &at)
             }
             Instr::ConvBack { g, w, exact, dy, mul, add, dx } => {
                 let read = Read::back(*exact, g.y.c, g.x.c, self.limits);
@@ -72,7 +73,8 @@ impl Cuda {
             }
             Instr::Linear { w, bias, x, add, relu, y } => {
                 let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
-                let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
+                let (add, quotient) = (add.as_ref(), None);
+                let product = Product { w, source, result, bias: *bias, x, add, relu: *relu, quotient, y };
                 match kind(&product, true, all) {
                     Some(kind) => {
                         let weight = self.weights.linear(*w)?;

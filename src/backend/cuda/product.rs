@@ -3,12 +3,12 @@
 use super::Cuda;
 use super::args::*;
 use super::conv::{self, Read};
-use super::fill::Place;
+use super::fill::{self, Place};
 use super::gemm::{Kind, Operands};
 use super::kernels::{self as k, Kernel};
 use super::launch::MOST;
 use crate::backend::taps::{self, Direction, Phase};
-use crate::backend::{ConvGeom, Dtype, Slot, Variant, WeightRef};
+use crate::backend::{ConvGeom, Divisor, Dtype, Slot, Variant, WeightRef};
 use crate::error::Result;
 use crate::net::{Shape, Window};
 
@@ -24,7 +24,17 @@ pub(super) struct Product<'a> {
     pub x: &'a Slot,
     pub add: Option<&'a Slot>,
     pub relu: bool,
+    /// What the result divides, if it is a divisor.
+    pub quotient: Option<Quotient<'a>>,
     pub y: &'a Slot,
+}
+
+/// `scale · r / sum`, kept finite.
+#[derive(Clone, Copy)]
+pub(super) struct Quotient<'a> {
+    pub r: &'a Slot,
+    pub by: Divisor,
+    pub scale: f32,
 }
 
 /// A convolution that is a plain matrix product over pixels.
@@ -32,7 +42,7 @@ pub(super) fn is_plain(g: &ConvGeom) -> bool {
     g.window == Window::square(1, 1, 0)
 }
 
-/// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors.
+/// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors and nothing is divided.
 ///
 /// `samples`: of all batches.
 ///
@@ -41,7 +51,7 @@ pub(super) fn is_plain(g: &ConvGeom) -> bool {
 pub(super) fn kind(product: &Product<'_>, linear: bool, samples: usize) -> Option<Kind> {
     let (inputs, outputs) = (product.source.c, product.result.c);
     let whole = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
-    (whole && product.x.dtype == Dtype::F16).then(|| Kind {
+    (whole && product.x.dtype == Dtype::F16 && product.quotient.is_none()).then(|| Kind {
         typical_rows: product.result.h * product.result.w * samples.min(TYPICAL_SAMPLES),
         outputs,
         inputs,
@@ -110,8 +120,14 @@ impl Cuda {
     pub(super) fn convolve(&mut self, product: &Product<'_>, phase: &Phase, weight: u64, at: &Place) -> Result<()> {
         let count = at.count(product.y);
         let bias = self.weights.bias(product.w.param, product.bias, false)?;
+        let ((divisor, eps), scale) = product.quotient.map_or(((0, 0.0), 1.0), |q| (fill::divisor(q.by), q.scale));
         let args = ConvArgs {
             x: at.value(product.x),
+            mul: product.quotient.map_or(Value::NONE, |q| at.value(q.r)),
+            divides: u32::from(product.quotient.is_some()),
+            divisor,
+            eps,
+            scale,
             add: product.add.map_or(Value::NONE, |slot| at.value(slot)),
             y: at.value(product.y),
             w: weight as *const half::f16,

@@ -33,20 +33,25 @@ impl Cuda {
         let (mut axes, mut palettes, samples) = (vec![], None, tables.samples());
         for (i, step) in steps.iter().enumerate() {
             match &step.instr {
-                Instr::Conv { g, w, bias, x, add, y, .. } | Instr::Quotient { g, w, bias, x, add, y, .. } => {
-                    let (add, relu) = (add.as_ref(), matches!(step.instr, Instr::Conv { relu: true, .. }));
-                    let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, y };
+                Instr::Conv { g, w, bias, x, add, relu, y } => {
+                    let (add, relu, quotient) = (add.as_ref(), *relu, None);
+                    let product = Product { w, source: g.x, result: g.y, bias: *bias, x, add, relu, quotient, y };
                     let kind = is_plain(g).then(|| kind(&product, false, samples)).flatten();
                     kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
                     self.weights.conv(g, *w, Direction::Forward)?;
                     self.weights.bias(w.param, *bias, kind.is_some_and(|kind| kind.half))?;
+                }
+                Instr::Quotient { g, w, bias, .. } => {
+                    self.weights.conv(g, *w, Direction::Forward)?;
+                    self.weights.bias(w.param, *bias, false)?;
                 }
                 Instr::ConvBack { g, w, exact, .. } => {
                     self.back_weight(g, *w, Read::back(*exact, g.y.c, g.x.c, self.limits))?;
                 }
                 Instr::Linear { w, bias, x, add, relu, y } => {
                     let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));
-                    let product = Product { w, source, result, bias: *bias, x, add: add.as_ref(), relu: *relu, y };
+                    let (add, quotient) = (add.as_ref(), None);
+                    let product = Product { w, source, result, bias: *bias, x, add, relu: *relu, quotient, y };
                     let kind = kind(&product, true, samples);
                     kind.iter().try_for_each(|kind| self.gemm.prepare(kind))?;
                     match kind {
