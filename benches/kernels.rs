@@ -41,6 +41,7 @@ use choice::{LIBRARY, Limits};
 /// Where `choice` finds the source that it compiles.
 mod backend {
     pub use crate::choice::taps;
+    pub use ucag::backend::ConvGeom;
 }
 
 /// Copies of a step in one pass: enough to fill `PASS`, and no more than `COPIES`.

@@ -108,6 +108,7 @@ struct ConvArgs {
     u32 relu;
     u32 divides, divisor;
     float eps, scale;
+    i32 part_rows, part_cols;  // conv_tf32_128x16_v4: neighbouring pixels whose channels a row of w has, row by row
 };
 
 // Convolutions whose weight v [kernel rows, kernel_cols, input channels, output channels] belongs to the sample. The
@@ -274,8 +275,8 @@ SIZE(ReduceArgs, 72);
 SIZE(GatherArgs, 96);
 SIZE(FillArgs, 96);
 SIZE(PerturbArgs, 112);
-SIZE(ConvArgs, 216);
-SIZE(SampleConvArgs, 264);
+SIZE(ConvArgs, 224);
+SIZE(SampleConvArgs, 272);
 SIZE(PoolArgs, 136);
 SIZE(AverageArgs, 160);
 SIZE(FlattenArgs, 96);

@@ -7,6 +7,11 @@
 // may have one lane, add may be y. bias and relu work as in conv.cu. A phase without taps, where the stride exceeds the
 // kernel, gives add. How: conv_tile.cuh.
 //
+// Where the result has few channels, one launch of conv_tf32_128x16_v4 serves all phases, for they read nearly the same
+// pixels: w has a column for each channel of each of part_rows × part_cols neighbouring pixels of y, the first of which
+// is pixel origin + step·q, with zeros where a tap does not reach a pixel. Four channels a vector: y.c is a multiple of 4
+// unless there is one part.
+//
 // Sizes and grid: as in conv.cu, ceil(M / BM) · ceil(N / BN) blocks with M = count · ph · pw, N = yc.
 //
 //     kernel                 BM   BN  threads  dynamic shared  xc multiple of  x aligned to  meant for

@@ -26,6 +26,7 @@ struct Tile {
     static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
     static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
     static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
+    static constexpr bool PARTED = N == 16;                // columns may be of several pixels
     static constexpr int W_CHUNKS = WGMMA ? 8 : B_CHUNKS;  // of them side by side
     static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + (TURNED ? N * 128 : K * B_CHUNKS * 16);
     static constexpr int SHARED_BYTES = M * 16 + STAGES * STAGE_BYTES;
@@ -346,10 +347,16 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
     if constexpr (T::WGMMA) wgmma_wait<0>();
     __syncthreads();  // the stages become slabs
 
-    const auto place_of = [&](int i) {
+    const auto place_of = [&](int i, i32 n) {
         const Row row = rows[warp_m + i];
-        const i32 y = a.origin_y + a.step_y * row.qy, x = a.origin_x + a.step_x * row.qx;
-        return Place{row, static_cast<u32>((y * a.yw + x) * a.yc), row.result != Row::NONE};
+        i32 y = a.origin_y + a.step_y * row.qy, x = a.origin_x + a.step_x * row.qx, channels = a.yc;
+        if constexpr (T::PARTED) {
+            channels = a.yc / (a.part_rows * a.part_cols);
+            const i32 part = n / channels;
+            y += part / a.part_cols, x += part % a.part_cols, n %= channels;
+        }
+        const bool valid = row.result != Row::NONE && (!T::PARTED || (y < a.yh && x < a.yw));
+        return Place{row, static_cast<u32>((y * a.yw + x) * channels + n), valid};
     };
     constexpr int SLAB = 16 * SLAB_PITCH<T::WGMMA ? 8 : T::WARP_N / 8>;
     static_assert(T::THREADS / 32 * SLAB * 4 <= T::STAGES * T::STAGE_BYTES, "the slabs do not fit");

@@ -18,7 +18,7 @@ DEVICE u64 block_of(const Value& v, const Row& row, u32 lanes) {
     return v.len * (v.lanes == lanes ? row.result : row.sample);
 }
 
-// Where a row of the tile goes: pixel `at`, in elements from the beginning of its result. valid = false: nowhere.
+// Where a sum of the tile goes: element `at` of its result. valid = false: nowhere.
 struct Place {
     Row row;
     u32 at;
@@ -62,7 +62,7 @@ DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, floa
 template <int TILES_N> constexpr int SLAB_PITCH = 8 * TILES_N + 8;
 
 // Applies the epilogue to a warp's sums of columns n0... and stores them as Y; M is the type of mul. A fragment holds
-// pairs of columns; through `slab` (shared memory of this warp, 16 rows) each lane gets 16 bytes of a row of y, and
+// pairs of columns; `place_of(row, column)` says where a sum goes, and through `slab` (shared memory of this warp, 16 rows) each lane gets 16 bytes of a row of y, and
 // neighbouring lanes neighbouring bytes. `add` may be y: an element is read by the lane that writes it.
 template <typename Y, typename M, int TILES_M, int TILES_N, class PlaceOf>
 DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* slab, i32 n0, PlaceOf place_of) {
@@ -88,13 +88,13 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
         for (int pass = 0; pass < PASSES; pass++) {
             add[pass] = {};
             mul[pass] = {};
-            const Place p = place_of(16 * i + first + pass * PASS);
+            const Place p = place_of(16 * i + first + pass * PASS, n);
             if (!vectors || !p.valid || n >= a.yc) continue;
             if (a.add.data) {
-                add[pass] = *reinterpret_cast<const Packed<Y, E>*>(static_cast<Y*>(a.add.data) + element(a.add, p) + n);
+                add[pass] = *reinterpret_cast<const Packed<Y, E>*>(static_cast<Y*>(a.add.data) + element(a.add, p));
             }
             if (has_mul) {
-                mul[pass] = *reinterpret_cast<const Packed<M, E>*>(static_cast<M*>(a.mul.data) + element(a.mul, p) + n);
+                mul[pass] = *reinterpret_cast<const Packed<M, E>*>(static_cast<M*>(a.mul.data) + element(a.mul, p));
             }
         }
         __syncwarp();
@@ -108,7 +108,7 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
         if (vectors) {
 #pragma unroll
             for (int pass = 0; pass < PASSES; pass++) {
-                const Place p = place_of(16 * i + first + pass * PASS);
+                const Place p = place_of(16 * i + first + pass * PASS, n);
                 if (!p.valid || n >= a.yc) continue;
                 // In packs: single floats of lanes that are E apart would meet in the same banks.
                 const float* at = slab + (first + pass * PASS) * PITCH + col;
@@ -120,18 +120,18 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
                     v[e] = result_of(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]));
                     bad |= !(fabsf(v[e]) < LIMIT);
                 }
-                *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p) + n) = rounded<Y, E>(v);
+                *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p)) = rounded<Y, E>(v);
             }
         } else {
 #pragma unroll 1
             for (int j = lane; j < 16 * N; j += 32) {
-                const Place p = place_of(16 * i + j / N);
                 const i32 c = n0 + j % N;
+                const Place p = place_of(16 * i + j / N, c);
                 if (!p.valid || c >= a.yc) continue;
-                const float mul_c = has_mul ? load(a.mul, element(a.mul, p) + c) : 1.0f;
-                const float add_c = a.add.data ? load(a.add, element(a.add, p) + c) : 0.0f;
+                const float mul_c = has_mul ? load(a.mul, element(a.mul, p)) : 1.0f;
+                const float add_c = a.add.data ? load(a.add, element(a.add, p)) : 0.0f;
                 const float v = result_of(a, slab[j / N * PITCH + j % N], mul_c, a.bias ? a.bias[c] : 0.0f, add_c);
-                store(a.y, element(a.y, p) + c, v, a.bad);
+                store(a.y, element(a.y, p), v, a.bad);
             }
         }
     }

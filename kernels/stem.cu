@@ -109,9 +109,9 @@ KERNEL(stem_f16_7x7, ConvArgs, stem::THREADS, 2) {
         multiply(tiles + use * TILE_BYTES + 2 * first_row * COLS * PIXEL, weights, first_n / 8, sum);
         __syncthreads();  // all have used this tile before it is filled anew
         const Row at = tile_at(a, tile);
-        finish<__half, None>(a, sum, slab, n0 + first_n, [&](int i) {
+        finish<__half, None>(a, sum, slab, n0 + first_n, [&](int i, i32 n) {
             const i32 y = at.qy + first_row + i / SIDE, x = at.qx + i % SIDE;
-            return Place{at, static_cast<u32>((y * a.yw + x) * a.yc), y < a.yh && x < a.yw};
+            return Place{at, static_cast<u32>((y * a.yw + x) * a.yc + n), y < a.yh && x < a.yw};
         });
     }
     cp_wait<0>();

@@ -77,6 +77,11 @@ fn convolutions_of_all_windows() {
         (8, 11, 3, 17, window([3, 3], 3, [1, 1])),
         (13, 10, 3, 8, window([7, 7], 2, [3, 3])),
         (37, 21, 4, 72, window([7, 7], 2, [3, 3])),
+        // Few channels: all phases of the backward pass at once.
+        (3, 2, 4, 8, window([7, 7], 2, [3, 3])),
+        (8, 8, 4, 4, window([3, 3], 2, [1, 1])),
+        (7, 6, 4, 8, window([1, 1], 2, [0, 0])),
+        (7, 6, 4, 8, Window { kernel: [2, 3], stride: [1, 4], pad: [0, 1] }),
         (7, 7, 5, 4, window([7, 7], 1, [0, 0])),
         (9, 8, 3, 4, window([1, 7], 1, [0, 3])),
         (8, 9, 4, 3, window([7, 1], 2, [3, 0])),

@@ -59,6 +59,9 @@ pub fn product(instr: &Instr<Slot>, samples: usize, limits: Limits) -> Option<&'
             phase => choose(Read::F16, phase.h * phase.w, g.x.c, g.y.c),
         },
         Instr::ConvBack { g, exact, .. } => {
+            if conv::is_narrow(g, *exact) {
+                return Some(conv::NARROW.0.name);
+            }
             let phase = &taps::phases(g, Direction::Backward)[0];
             choose(Read::back(*exact, g.y.c, g.x.c, limits), phase.h * phase.w, g.y.c, g.x.c)
         }

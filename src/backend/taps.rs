@@ -96,6 +96,60 @@ fn backward(g: &ConvGeom) -> Vec<Phase> {
     reaching_phases(g).map(phase).collect()
 }
 
+/// All phases of an input-gradient as one: its pixels are the first of each `stride`, and its matrix has columns for all
+/// pixels up to the next one (*parts*, row by row), with zeros where a tap does not reach a part.
+#[cfg(feature = "cuda")]
+pub(crate) fn merged(g: &ConvGeom) -> (Phase, [Vec<Reach>; 2]) {
+    let axis = |a: usize| {
+        let parts: Vec<_> = (0..g.window.stride[a])
+            .map(|part| reaching(part, g.window.kernel[a], g.window.stride[a], g.window.pad[a]))
+            .collect();
+        let offsets = || parts.iter().flatten().map(|tap| tap.1);
+        let (first, last) = (offsets().min().unwrap_or(0), offsets().max().unwrap_or(-1));
+        let position = |part: &Vec<(usize, isize)>, at: isize| part.iter().find(|tap| tap.1 == at).map(|tap| tap.0);
+        (first, (first..=last).map(|at| parts.iter().map(|part| position(part, at)).collect()).collect())
+    };
+    let ((first_y, rows), (first_x, cols)): ((_, Vec<Reach>), (_, Vec<Reach>)) = (axis(0), axis(1));
+    let phase = Phase {
+        origin: [0, 0],
+        step: g.window.stride,
+        h: g.x.h.div_ceil(g.window.stride[0]),
+        w: g.x.w.div_ceil(g.window.stride[1]),
+        stride: [1, 1],
+        first: [first_y, first_x],
+        taps: [rows.len(), cols.len()],
+        positions: vec![],
+        weight: 0,
+        depth: rows.len() * cols.len() * g.y.c,
+    };
+    (phase, [rows, cols])
+}
+
+/// Position in the kernel by which a tap reaches each part, along one axis.
+#[cfg(feature = "cuda")]
+pub(crate) type Reach = Vec<Option<usize>>;
+
+/// The matrix of [`merged`].
+#[cfg(feature = "cuda")]
+pub(crate) fn pack_merged(param: &Param, g: &ConvGeom, w: WeightRef) -> Vec<f32> {
+    let (phase, [rows, cols]) = merged(g);
+    let [part_rows, part_cols] = g.window.stride;
+    let mut packed = Vec::with_capacity(phase.depth * part_rows * part_cols * g.x.c);
+    for (row, col) in rows.iter().flat_map(|row| cols.iter().map(move |col| (row, col))) {
+        for output in 0..g.y.c {
+            for (y, x) in row.iter().flat_map(|y| col.iter().map(move |x| (y, x))) {
+                let tap = y.zip(*x).map(|(y, x)| y * g.window.kernel[1] + x);
+                let value = |input: usize| match tap {
+                    Some(tap) if input < param.inputs => w.of(param, output, param.tap(tap, input, output)),
+                    _ => 0.0,
+                };
+                packed.extend((0..g.x.c).map(value));
+            }
+        }
+    }
+    packed
+}
+
 /// The matrices of all phases, one after the other. Source or result channels beyond the parameter's own, which a
 /// backend may have added to the network's input, get zeros.
 #[cfg(feature = "cuda")]

@@ -60,7 +60,7 @@ arguments! {
         draw, first, stored, own, count: u32;
         sigma: f32;
     }
-    ConvArgs 216 {
+    ConvArgs 224 {
         x, mul, add, y: Value;
         w: *const f16;
         bias: *const f32;
@@ -69,8 +69,9 @@ arguments! {
         origin_y, origin_x, step_y, step_x, stride_y, stride_x, first_y, first_x, tap_rows, tap_cols: i32;
         count, relu, divides, divisor: u32;
         eps, scale: f32;
+        part_rows, part_cols: i32;
     }
-    SampleConvArgs 264 {
+    SampleConvArgs 272 {
         conv: ConvArgs;
         v: Value;
         kernel_cols, tap_y, tap_x, turn_y, turn_x: i32;

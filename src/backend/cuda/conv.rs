@@ -2,6 +2,7 @@
 
 use super::args::ConvArgs;
 use super::kernels::Kernel;
+use crate::backend::ConvGeom;
 use crate::backend::taps::Phase;
 use crate::net::Shape;
 
@@ -100,6 +101,16 @@ pub(super) const TILES: &[Tile] = &[
     tile("conv_tf32x2_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32Twice, 15),
 ];
 
+/// The kernel that makes all phases of an input-gradient at once, where the result has few channels: see
+/// `kernels/conv_back.cu`. Number of its pixels a tile.
+pub(super) const NARROW: (Kernel<ConvArgs>, usize) = (Kernel::with_shared("conv_tf32_128x16_v4", 128, 54_272), 128);
+
+/// Whether that kernel serves an input-gradient.
+pub(super) fn is_narrow(g: &ConvGeom, exact: bool) -> bool {
+    let parts = g.window.stride[0] * g.window.stride[1];
+    parts > 1 && !exact && g.x.c.is_multiple_of(4) && g.y.c.is_multiple_of(4) && parts * g.x.c <= 16
+}
+
 /// The 7×7 kernel for a network's first layer, see `kernels/stem.cu`.
 pub(super) const STEM: Kernel<ConvArgs> = Kernel::with_shared("stem_f16_7x7", 256, 71_648);
 
@@ -170,6 +181,8 @@ pub(super) fn arguments(phase: &Phase, source: Shape, result: Shape) -> ConvArgs
         first_x: phase.first[1] as i32,
         tap_rows: i(phase.taps[0]),
         tap_cols: i(phase.taps[1]),
+        part_rows: 1,
+        part_cols: 1,
         ..ConvArgs::NONE
     }
 }

@@ -9,7 +9,6 @@ use super::kernels::{self as k, Kernel};
 use super::launch::MOST;
 use super::product::{ConvBackArgs, Product, Quotient, kind, point};
 use super::{Cuda, Program};
-use crate::backend::taps::{self, Direction};
 use crate::backend::{Divisor, Instr, Slot, Unary, Variant};
 use crate::error::Result;
 use crate::net::Shape;
@@ -63,13 +62,9 @@ impl Cuda {
             }
             Instr::ConvBack { g, w, exact, dy, mul, add, dx } => {
                 let read = Read::back(*exact, g.y.c, g.x.c, self.limits);
-                let weight = self.back_weight(g, *w, read)?;
                 let (dy, mul, add, to) = (v(dy), opt(mul), opt(add), v(dx));
                 let args = ConvBackArgs { source: g.y, result: g.x, read, dy, mul, add, dx: to };
-                for phase in taps::phases(g, Direction::Backward) {
-                    self.convolve_back(&args, &phase, weight, count(dx))?;
-                }
-                Ok(())
+                self.conv_back(g, *w, *exact, &args, count(dx))
             }
             Instr::Linear { w, bias, x, add, relu, y } => {
                 let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));

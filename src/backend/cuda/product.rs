@@ -148,29 +148,59 @@ impl Cuda {
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
-    /// The weight of an input-gradient, in the form that the kernels want which read `dy` so.
-    pub(super) fn back_weight(&mut self, g: &ConvGeom, w: WeightRef, read: Read) -> Result<u64> {
-        if read.is_wgmma() { self.weights.columns(g, w) } else { self.weights.conv(g, w, Direction::Backward) }
+    /// Makes the weight of an input-gradient resident, in the form that its kernel wants.
+    pub(super) fn back_weight(&mut self, g: &ConvGeom, w: WeightRef, exact: bool) -> Result<u64> {
+        if conv::is_narrow(g, exact) {
+            self.weights.merged(g, w)
+        } else if Read::back(exact, g.y.c, g.x.c, self.limits).is_wgmma() {
+            self.weights.columns(g, w)
+        } else {
+            self.weights.conv(g, w, Direction::Backward)
+        }
+    }
+
+    /// An input-gradient.
+    pub(super) fn conv_back(
+        &mut self,
+        g: &ConvGeom,
+        w: WeightRef,
+        exact: bool,
+        back: &ConvBackArgs,
+        count: usize,
+    ) -> Result<()> {
+        let weight = self.back_weight(g, w, exact)?;
+        if !conv::is_narrow(g, exact) {
+            let phases = taps::phases(g, Direction::Backward);
+            return phases.iter().try_for_each(|phase| self.convolve_back(back, phase, weight, count));
+        }
+        let (phase, _) = taps::merged(g);
+        let [part_rows, part_cols] = g.window.stride.map(|n| n as i32);
+        let args = self.back_args(back, &phase, weight, count);
+        let args = ConvArgs { part_rows, part_cols, yc: args.yc * part_rows * part_cols, ..args };
+        let (kernel, pixels) = conv::NARROW;
+        self.launch(&kernel, [(count * phase.h * phase.w).div_ceil(pixels), 1, 1], &args)
     }
 
     /// One phase of an input-gradient.
     pub(super) fn convolve_back(&self, back: &ConvBackArgs, phase: &Phase, weight: u64, count: usize) -> Result<()> {
         let element = if back.read.is_wgmma() { size_of::<f32>() } else { size_of::<half::f16>() };
-        let w = (weight + (phase.weight * element) as u64) as *const half::f16;
-        let args = ConvArgs {
+        let args = self.back_args(back, phase, weight + (phase.weight * element) as u64, count);
+        let pixels = count * phase.h * phase.w;
+        let (kernel, blocks) = conv::choose(back.read, pixels, back.source.c, back.result.c, self.limits);
+        self.launch(&kernel, [blocks, 1, 1], &args)
+    }
+
+    fn back_args(&self, back: &ConvBackArgs, phase: &Phase, weight: u64, count: usize) -> ConvArgs {
+        ConvArgs {
             x: back.dy,
             mul: back.mul,
             add: back.add,
             y: back.dx,
-            w,
+            w: weight as *const half::f16,
             bad: self.bad.pointer(0),
             count: count as u32,
             ..conv::arguments(phase, back.source, back.result)
-        };
-        let pixels = count * phase.h * phase.w;
-        let (source, result) = (back.source.c, back.result.c);
-        let (kernel, blocks) = conv::choose(back.read, pixels, source, result, self.limits);
-        self.launch(&kernel, [blocks, 1, 1], &args)
+        }
     }
 
     /// The weight by which input and result of each sample correlate.

@@ -1,7 +1,6 @@
 //! Steps with everything on the device that they need.
 
 use super::Cuda;
-use super::conv::Read;
 use super::memory::Buffer;
 use super::product::{Product, is_plain, kind};
 use super::tables::{DeviceTables, blends};
@@ -46,7 +45,7 @@ impl Cuda {
                     self.weights.bias(w.param, *bias, false)?;
                 }
                 Instr::ConvBack { g, w, exact, .. } => {
-                    self.back_weight(g, *w, Read::back(*exact, g.y.c, g.x.c, self.limits))?;
+                    self.back_weight(g, *w, *exact)?;
                 }
                 Instr::Linear { w, bias, x, add, relu, y } => {
                     let (source, result) = (Shape::new(1, 1, x.len), Shape::new(1, 1, y.len));

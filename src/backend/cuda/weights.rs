@@ -20,6 +20,8 @@ enum Form {
     Conv(WeightRef, Direction),
     /// Those of an input-gradient turned, `[result channels, depth]`, in fp32 with the values that fp16 holds.
     Columns(WeightRef),
+    /// The one matrix of all phases of an input-gradient.
+    Merged(WeightRef),
     /// `[outputs, inputs]`, fp16.
     Linear(WeightRef),
     /// `[inputs, outputs]`, for layers that cuBLASLt does not serve.
@@ -70,6 +72,12 @@ impl Weights {
         self.address(Form::Conv(w.values(), direction), w.param, || {
             halves(&taps::pack(graph.param(w.param), g, w, direction))
         })
+    }
+
+    /// The matrix of all phases of an input-gradient at once.
+    pub fn merged(&mut self, g: &ConvGeom, w: WeightRef) -> Result<u64> {
+        let graph = self.graph.clone();
+        self.address(Form::Merged(w.values()), w.param, || halves(&taps::pack_merged(graph.param(w.param), g, w)))
     }
 
     /// The matrices of an input-gradient for the kernels that want them turned.
