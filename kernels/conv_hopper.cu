@@ -12,15 +12,14 @@
 //     conv_wgmma_f16_128x256_v8     128  256      256         198656               8      16 bytes  many channels
 //     conv_wgmma_f16_128x128_v8     128  128      256         100352               8      16 bytes  yc > 64
 //     conv_wgmma_f16_128x64_v8      128   64      256         100352               8      16 bytes  yc <= 64
-//     conv_wgmma_f16_64x64_v8        64   64      128         132096               8      16 bytes  few tiles: more blocks
+//     conv_wgmma_f16_64x64_v8        64   64      128          66560               8      16 bytes  few tiles: more blocks
 //     conv_wgmma_tf32_128x128_v4    128  128      256         100352               4      16 bytes  yc > 64
 //     conv_wgmma_tf32_128x64_v4     128   64      256         100352               4      16 bytes  yc <= 64
-//     conv_wgmma_tf32_64x64_v4       64   64      128         132096               4      16 bytes  few tiles: more blocks
+//     conv_wgmma_tf32_64x64_v4       64   64      128          66560               4      16 bytes  few tiles: more blocks
 //     conv_wgmma_tf32x2_128x64_v4   128   64      256         100352               4      16 bytes  exact
 //
-// A block has one or two warpgroups, and every thread brings operands and starts products: while the tensor cores read
-// one stage by themselves, the next ones arrive. The narrowest tiles are for grids that leave most of the device idle;
-// they have more steps under way, for there it is latency that counts.
+// All but conv_wgmma_f16_128x256_v8 divide. A block has one or two warpgroups, and every thread brings operands and starts
+// products: while the tensor cores read one stage by themselves, the next ones arrive.
 // In tf32 the instructions want both operands along K, and would cut x off where it is to be rounded: so w is turned, and
 // x passes through registers. Two blocks on a multiprocessor take turns at that.
 // Bytes: at least 2·(x + w + y), in tf32 4·(x + w + y). FLOPs: 2·M·N·K; conv_wgmma_tf32x2_* spend twice as many.
@@ -32,25 +31,25 @@
 using Wgmma_f16_128x256_v8 = Tile<__half, 128, 256, 64, 4, 8, 1, 8, 1, true>;
 using Wgmma_f16_128x128_v8 = Tile<__half, 128, 128, 64, 3, 8, 1, 8, 1, true>;
 using Wgmma_f16_128x64_v8 = Tile<__half, 128, 64, 64, 4, 8, 1, 8, 1, true>;
-using Wgmma_f16_64x64_v8 = Tile<__half, 64, 64, 64, 8, 4, 1, 8, 1, true>;
+using Wgmma_f16_64x64_v8 = Tile<__half, 64, 64, 64, 4, 4, 1, 8, 1, true>;
 using Wgmma_tf32_128x128_v4 = Tile<float, 128, 128, 32, 3, 8, 1, 4, 1, true>;
 using Wgmma_tf32_128x64_v4 = Tile<float, 128, 64, 32, 4, 8, 1, 4, 1, true>;
-using Wgmma_tf32_64x64_v4 = Tile<float, 64, 64, 32, 8, 4, 1, 4, 1, true>;
+using Wgmma_tf32_64x64_v4 = Tile<float, 64, 64, 32, 4, 4, 1, 4, 1, true>;
 using Wgmma_tf32x2_128x64_v4 = Tile<float, 128, 64, 32, 4, 8, 1, 4, 2, true>;
 
 static_assert(Wgmma_f16_128x256_v8::SHARED_BYTES == 198656 && Wgmma_f16_128x128_v8::SHARED_BYTES == 100352 &&
-              Wgmma_f16_128x64_v8::SHARED_BYTES == 100352 && Wgmma_f16_64x64_v8::SHARED_BYTES == 132096 &&
+              Wgmma_f16_128x64_v8::SHARED_BYTES == 100352 && Wgmma_f16_64x64_v8::SHARED_BYTES == 66560 &&
               Wgmma_tf32_128x128_v4::SHARED_BYTES == 100352 && Wgmma_tf32_128x64_v4::SHARED_BYTES == 100352 &&
-              Wgmma_tf32_64x64_v4::SHARED_BYTES == 132096 && Wgmma_tf32x2_128x64_v4::SHARED_BYTES == 100352,
+              Wgmma_tf32_64x64_v4::SHARED_BYTES == 66560 && Wgmma_tf32x2_128x64_v4::SHARED_BYTES == 100352,
               "the table above");
 
 KERNEL(conv_wgmma_f16_128x256_v8, ConvArgs, Wgmma_f16_128x256_v8::THREADS, 1) { convolve<Wgmma_f16_128x256_v8>(a); }
 KERNEL(conv_wgmma_f16_128x128_v8, ConvArgs, Wgmma_f16_128x128_v8::THREADS, 2) { convolve<Wgmma_f16_128x128_v8>(a); }
 KERNEL(conv_wgmma_f16_128x64_v8, ConvArgs, Wgmma_f16_128x64_v8::THREADS, 2) { convolve<Wgmma_f16_128x64_v8>(a); }
-KERNEL(conv_wgmma_f16_64x64_v8, ConvArgs, Wgmma_f16_64x64_v8::THREADS, 1) { convolve<Wgmma_f16_64x64_v8>(a); }
+KERNEL(conv_wgmma_f16_64x64_v8, ConvArgs, Wgmma_f16_64x64_v8::THREADS, 3) { convolve<Wgmma_f16_64x64_v8>(a); }
 KERNEL(conv_wgmma_tf32_128x128_v4, ConvArgs, Wgmma_tf32_128x128_v4::THREADS, 2) { convolve<Wgmma_tf32_128x128_v4>(a); }
 KERNEL(conv_wgmma_tf32_128x64_v4, ConvArgs, Wgmma_tf32_128x64_v4::THREADS, 2) { convolve<Wgmma_tf32_128x64_v4>(a); }
-KERNEL(conv_wgmma_tf32_64x64_v4, ConvArgs, Wgmma_tf32_64x64_v4::THREADS, 1) { convolve<Wgmma_tf32_64x64_v4>(a); }
+KERNEL(conv_wgmma_tf32_64x64_v4, ConvArgs, Wgmma_tf32_64x64_v4::THREADS, 3) { convolve<Wgmma_tf32_64x64_v4>(a); }
 KERNEL(conv_wgmma_tf32x2_128x64_v4, ConvArgs, Wgmma_tf32x2_128x64_v4::THREADS, 2) {
     convolve<Wgmma_tf32x2_128x64_v4>(a);
 }

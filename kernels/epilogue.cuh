@@ -51,9 +51,10 @@ template <typename V, int E> DEVICE Packed<V, E> rounded(const float (&v)[E]) {
     return to;
 }
 
-// One result, rounded at the same places whichever way it is stored.
-DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add) {
-    if (a.divides) return a.scale * quotient(a.divisor, a.eps, mul, sum + bias + add);
+// One result, rounded at the same places whichever way it is stored. Whether it is divided is known when this is
+// compiled: these lines stand a hundred times in a kernel, whose code else outgrows the instruction cache.
+template <bool DIVIDES> DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add) {
+    if constexpr (DIVIDES) return a.scale * quotient(a.divisor, a.eps, mul, sum + bias + add);
     const float v = fmaf(sum, mul, bias) + add;
     return a.relu ? rectify(v) : v;
 }
@@ -62,9 +63,10 @@ DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, floa
 template <int TILES_N> constexpr int SLAB_PITCH = 8 * TILES_N + 8;
 
 // Applies the epilogue to a warp's sums of columns n0... and stores them as Y; M is the type of mul. A fragment holds
-// pairs of columns; `place_of(row, column)` says where a sum goes, and through `slab` (shared memory of this warp, 16 rows) each lane gets 16 bytes of a row of y, and
-// neighbouring lanes neighbouring bytes. `add` may be y: an element is read by the lane that writes it.
-template <typename Y, typename M, int TILES_M, int TILES_N, class PlaceOf>
+// pairs of columns; through `slab` (shared memory of this warp, 16 rows) each lane gets 16 bytes of a row of y, and
+// neighbouring lanes neighbouring bytes. `place_of(row, column)` says where a sum goes. `add` may be y: an element is
+// read by the lane that writes it.
+template <typename Y, typename M, bool DIVIDES = false, int TILES_M, int TILES_N, class PlaceOf>
 DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* slab, i32 n0, PlaceOf place_of) {
     constexpr int E = 16 / sizeof(Y), N = 8 * TILES_N, PITCH = SLAB_PITCH<TILES_N>;
     constexpr int LANES = N / E, PASS = 32 / LANES, PASSES = 16 / PASS;  // lanes that share a row, rows of one pass
@@ -117,7 +119,7 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
 #pragma unroll
                 for (int e = 0; e < E; e++) {
                     const float factor = has_mul ? to_float(mul[pass].v[e]) : 1.0f;
-                    v[e] = result_of(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]));
+                    v[e] = result_of<DIVIDES>(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]));
                     bad |= !(fabsf(v[e]) < LIMIT);
                 }
                 *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p)) = rounded<Y, E>(v);
@@ -130,7 +132,7 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
                 if (!p.valid || c >= a.yc) continue;
                 const float mul_c = has_mul ? load(a.mul, element(a.mul, p)) : 1.0f;
                 const float add_c = a.add.data ? load(a.add, element(a.add, p)) : 0.0f;
-                const float v = result_of(a, slab[j / N * PITCH + j % N], mul_c, a.bias ? a.bias[c] : 0.0f, add_c);
+                const float v = result_of<DIVIDES>(a, slab[j / N * PITCH + j % N], mul_c, a.bias ? a.bias[c] : 0.0f, add_c);
                 store(a.y, element(a.y, p), v, a.bad);
             }
         }

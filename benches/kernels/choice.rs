@@ -51,7 +51,8 @@ pub fn product(instr: &Instr<Slot>, samples: usize, limits: Limits) -> Option<&'
     let Limits { multiprocessors, shared, wgmma } = limits;
     let limits = conv::Limits { multiprocessors, shared, wgmma };
     let whole = |inputs: usize, outputs: usize| inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
-    let choose = |read, pixels, inputs, outputs| conv::choose(read, samples * pixels, inputs, outputs, limits).0.name;
+    let choose =
+        |read, pixels, inputs, outputs| conv::choose(read, samples * pixels, inputs, outputs, false, limits).0.name;
     Some(match instr {
         Instr::Conv { g, .. } if g.window == Window::square(1, 1, 0) && whole(g.x.c, g.y.c) => LIBRARY,
         Instr::Conv { g, .. } => match &taps::phases(g, Direction::Forward)[0] {

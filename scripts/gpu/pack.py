@@ -1,20 +1,24 @@
-"""Builds the program, every test and the kernel bench with the CUDA backend, and packs them with what they need."""
+"""Builds the program, the tests that use a device and the kernel bench with the CUDA backend, and packs them with what
+they need."""
 
 import argparse
 import json
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 from pathlib import Path
 
+from run import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "target" / "gpu-check"
 BENCH = "kernels"
 LIMIT = 60 << 20
-# What tests read while they run, and the photos. The bundled weights stay out: they are as large as all the rest.
-DATA = ["scripts/gpu-check", "scripts/gpu/*.py", "tests/golden/*.safetensors", "weights/photos/*"]
+# The script itself and the photos. The bundled weights stay out: they are as large as all the rest.
+DATA = ["scripts/gpu-check", "scripts/gpu/*.py", "weights/photos/*"]
 
 
 def git(*command):
@@ -66,6 +70,13 @@ def build(cuda):
     return built
 
 
+def uses_device(name, path):
+    """Whether a program has tests that are run on the device."""
+    done = subprocess.run([path, "--list", "--format", "terse"], stdout=subprocess.PIPE, text=True, check=True)
+    names = [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")]
+    return any(re.search(Settings.tests, f"{name}::{test}") for test in names)
+
+
 def stage(built, folder):
     shutil.rmtree(folder, ignore_errors=True)
     manifest = {
@@ -77,6 +88,8 @@ def stage(built, folder):
         "bench": None,
     }
     for kind, name, path in built:
+        if kind == "test" and not uses_device(name, path):
+            continue
         target = folder / kind / name.replace(" (unit)", "-unit")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

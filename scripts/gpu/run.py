@@ -40,7 +40,7 @@ class Settings:
     frames: int = 200
     peer_frames: int = 60
     batches: tuple = (4, 6, 9, 12, 18, 36)
-    tests: str = r"^(cuda|ops|layers)::|cuda|gpu"
+    tests: str = r"^(cuda|ops|layers|instructions|fused|heads)::|cuda|gpu"
     small: str = r"^(ops|layers)::|^cuda::(patches|folded)"
 
     @property

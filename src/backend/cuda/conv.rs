@@ -81,10 +81,10 @@ pub(super) const TILES: &[Tile] = &[
     tile("conv_wgmma_f16_128x256_v8", [128, 256], 256, 198_656, 8, Read::F16Wgmma, 619),
     tile("conv_wgmma_f16_128x128_v8", [128, 128], 256, 100_352, 8, Read::F16Wgmma, 514),
     tile("conv_wgmma_f16_128x64_v8", [128, 64], 256, 100_352, 8, Read::F16Wgmma, 390),
-    tile("conv_wgmma_f16_64x64_v8", [64, 64], 128, 132_096, 8, Read::F16Wgmma, 299),
+    tile("conv_wgmma_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16Wgmma, 315),
     tile("conv_wgmma_tf32_128x128_v4", [128, 128], 256, 100_352, 4, Read::Tf32Wgmma, 250),
     tile("conv_wgmma_tf32_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32Wgmma, 200),
-    tile("conv_wgmma_tf32_64x64_v4", [64, 64], 128, 132_096, 4, Read::Tf32Wgmma, 150),
+    tile("conv_wgmma_tf32_64x64_v4", [64, 64], 128, 66_560, 4, Read::Tf32Wgmma, 150),
     tile("conv_wgmma_tf32x2_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32TwiceWgmma, 100),
     tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16, 385),
     tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16, 348),
@@ -136,20 +136,23 @@ pub(super) struct Limits {
     pub wgmma: bool,
 }
 
-/// The kernel for `pixels` pixels of a phase, and the number of its blocks.
+/// The kernel for `pixels` pixels of a phase, and the number of its blocks. `divides`: the result is a divisor.
 pub(super) fn choose(
     read: Read,
     pixels: usize,
     source: usize,
     result: usize,
+    divides: bool,
     limits: Limits,
 ) -> (Kernel<ConvArgs>, usize) {
+    /// Wider tiles do not divide.
+    const WIDE: usize = 128;
     /// So that times are whole numbers that differ where rates do.
     const RATES: usize = 1000;
     // Wide loads of the source, where its channels allow them; where they do, a warpgroup's products.
     let whole = source.is_multiple_of(8) && limits.wgmma;
     let read = if read == Read::F16 && whole { Read::F16Wgmma } else { read };
-    let kind = || TILES.iter().filter(|t| t.read == read && t.runs_on(limits));
+    let kind = || TILES.iter().filter(|t| t.read == read && t.runs_on(limits) && (!divides || t.n <= WIDE));
     let width = kind().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();
     let blocks = |t: &Tile| pixels.div_ceil(t.m) * result.div_ceil(t.n);
     // What the multiprocessor with most tiles has to do.

@@ -144,7 +144,8 @@ impl Cuda {
             return self.launch(&conv::STEM, grid, &args);
         }
         let pixels = count * phase.h * phase.w;
-        let (kernel, blocks) = conv::choose(read, pixels, product.source.c, product.result.c, self.limits);
+        let (kernel, blocks) =
+            conv::choose(read, pixels, product.source.c, product.result.c, product.quotient.is_some(), self.limits);
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
@@ -186,7 +187,7 @@ impl Cuda {
         let element = if back.read.is_wgmma() { size_of::<f32>() } else { size_of::<half::f16>() };
         let args = self.back_args(back, phase, weight + (phase.weight * element) as u64, count);
         let pixels = count * phase.h * phase.w;
-        let (kernel, blocks) = conv::choose(back.read, pixels, back.source.c, back.result.c, self.limits);
+        let (kernel, blocks) = conv::choose(back.read, pixels, back.source.c, back.result.c, false, self.limits);
         self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
