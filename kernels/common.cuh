@@ -15,13 +15,13 @@ DEVICE float rectify(float v) { return v < 0.0f ? 0.0f : v; }
 // How quotients are kept finite (backend::Divisor).
 enum Divisor : u32 { SIGNED, NONZERO, SHIFTED };
 
-// a / z to the last two bits, kept finite. In fp32: 1e-6 is below the smallest normal number of fp16.
+// a / z, kept finite. In fp32: 1e-6 is below the smallest normal number of fp16.
 DEVICE float quotient(u32 divisor, float eps, float a, float z) {
     const bool nothing = divisor != SIGNED && z == 0.0f;
     const float shifted = divisor == SIGNED && !(z >= 0.0f) ? z - eps : z + eps;
-    // One division, and not the exact one, which is some fifty instructions: convolutions repeat it for each sum.
+    // One division, for it is many instructions, and convolutions repeat it for each sum.
     const float by = divisor == NONZERO ? z : divisor == SHIFTED && shifted == 0.0f ? eps : shifted;
-    return nothing ? 0.0f : __fdividef(a, by);
+    return nothing ? 0.0f : a / by;
 }
 
 DEVICE bool is_bad(float v) { return !(fabsf(v) <= 3.402823466e38f); }

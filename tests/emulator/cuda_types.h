@@ -82,7 +82,6 @@ static inline float __int_as_float(int i) { return emu::bits<float>(i); }
 
 static inline float rsqrtf(float v) { return 1.0f / sqrtf(v); }
 #define __expf(v) expf(v)  // glibc has declared functions of these names
-#define __fdividef(a, b) ((a) / (b))
 #define __logf(v) logf(v)
 namespace emu {
 inline float cospi(float v) { return static_cast<float>(cos(3.14159265358979323846 * v)); }

@@ -53,7 +53,7 @@ pub(super) struct Tile {
     /// What the source's channels must be a multiple of.
     source: usize,
     read: Read,
-    /// TFLOP/s of an H100 in layers that fill it.
+    /// TFLOP/s of an H100 in layers that fill it; a guess where no other tile competes.
     rate: usize,
 }
 
@@ -78,23 +78,23 @@ impl Tile {
 
 /// All of them; of equal ones the first is taken.
 pub(super) const TILES: &[Tile] = &[
-    tile("conv_wgmma_f16_128x256_v8", [128, 256], 256, 198_656, 8, Read::F16Wgmma, 619),
-    tile("conv_wgmma_f16_128x128_v8", [128, 128], 256, 100_352, 8, Read::F16Wgmma, 514),
-    tile("conv_wgmma_f16_128x64_v8", [128, 64], 256, 100_352, 8, Read::F16Wgmma, 390),
-    tile("conv_wgmma_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16Wgmma, 315),
-    tile("conv_wgmma_tf32_128x128_v4", [128, 128], 256, 100_352, 4, Read::Tf32Wgmma, 250),
-    tile("conv_wgmma_tf32_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32Wgmma, 200),
-    tile("conv_wgmma_tf32_64x64_v4", [64, 64], 128, 66_560, 4, Read::Tf32Wgmma, 150),
-    tile("conv_wgmma_tf32x2_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32TwiceWgmma, 100),
-    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16, 385),
-    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16, 348),
-    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, Read::F16, 284),
-    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16, 277),
+    tile("conv_wgmma_f16_128x256_v8", [128, 256], 256, 198_656, 8, Read::F16Wgmma, 610),
+    tile("conv_wgmma_f16_128x128_v8", [128, 128], 256, 100_352, 8, Read::F16Wgmma, 506),
+    tile("conv_wgmma_f16_128x64_v8", [128, 64], 256, 100_352, 8, Read::F16Wgmma, 388),
+    tile("conv_wgmma_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16Wgmma, 297),
+    tile("conv_wgmma_tf32_128x128_v4", [128, 128], 256, 100_352, 4, Read::Tf32Wgmma, 213),
+    tile("conv_wgmma_tf32_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32Wgmma, 153),
+    tile("conv_wgmma_tf32_64x64_v4", [64, 64], 128, 66_560, 4, Read::Tf32Wgmma, 137),
+    tile("conv_wgmma_tf32x2_128x64_v4", [128, 64], 256, 100_352, 4, Read::Tf32TwiceWgmma, 80),
+    tile("conv_f16_256x128_v8", [256, 128], 256, 151_552, 8, Read::F16, 375),
+    tile("conv_f16_128x128_v8", [128, 128], 128, 67_584, 8, Read::F16, 339),
+    tile("conv_f16_128x64_v8", [128, 64], 128, 51_200, 8, Read::F16, 276),
+    tile("conv_f16_64x64_v8", [64, 64], 128, 66_560, 8, Read::F16, 273),
     tile("conv_f16_128x64_v4", [128, 64], 128, 51_200, 4, Read::F16, 284),
     tile("conv_f16_64x64_v1", [64, 64], 128, 25_600, 1, Read::F16, 50),
-    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, Read::Tf32, 149),
-    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, Read::Tf32, 129),
-    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32, 137),
+    tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, Read::Tf32, 145),
+    tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, Read::Tf32, 121),
+    tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32, 132),
     tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, Read::Tf32, 50),
     tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32, 30),
     tile("conv_tf32x2_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32Twice, 70),
