@@ -46,8 +46,9 @@ enum Way {
 }
 
 impl Cpu {
-    /// Prepares a convolution; returns the scratch memory that it needs, in elements: of each thread and of all together.
-    pub(super) fn prepare_conv(&mut self, key: ConvKey) -> (usize, usize) {
+    /// Prepares a convolution; returns the scratch memory that it needs for results of so many lanes, in elements: of each
+    /// thread and of all together.
+    pub(super) fn prepare_conv(&mut self, key: ConvKey, lanes: usize) -> (usize, usize) {
         let ConvKey { g, weight, direction, samples } = key;
         let winograd = self.winograd;
         let kernel = self.convs.entry(key).or_insert_with(|| {
@@ -66,7 +67,7 @@ impl Cpu {
             };
             ConvKernel { key, source, result, phases, units, way }
         });
-        kernel.scratch()
+        kernel.scratch(lanes)
     }
 }
 
@@ -118,11 +119,11 @@ impl ConvKernel {
         }
     }
 
-    fn scratch(&self) -> (usize, usize) {
+    fn scratch(&self, lanes: usize) -> (usize, usize) {
         let panels = self.result.c.div_ceil(PANEL);
         let own = match self.way {
             Way::Scattered => return scatter::scratch(&self.key.g),
-            Way::Tiled => tiled::scratch(self.source, self.result, self.key.samples),
+            Way::Tiled => tiled::scratch(self.source, self.result, lanes * self.key.samples),
             Way::Gathered => gathered::scratch(&self.phases, &self.units),
         };
         let depth: usize = match self.is_packed() {

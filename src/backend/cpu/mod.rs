@@ -161,15 +161,17 @@ impl Backend for Cpu {
     fn prepare(&mut self, steps: Vec<Step<Slot>>, tables: Tables) -> Result<Program> {
         let (mut scratch, mut packed) = (0, 0);
         let samples = tables.samples();
-        let mut conv = |cpu: &mut Self, g, weight, direction| {
-            let (own, all) = cpu.prepare_conv(ConvKey { g, weight, direction, samples });
+        let mut conv = |cpu: &mut Self, g, weight, direction, y: &Slot| {
+            let (own, all) = cpu.prepare_conv(ConvKey { g, weight, direction, samples }, y.lanes);
             packed = packed.max(all);
             own
         };
         for step in &steps {
             let need = match &step.instr {
-                Instr::Conv { g, w, .. } | Instr::Quotient { g, w, .. } => conv(self, *g, *w, Direction::Forward),
-                Instr::ConvBack { g, w, .. } => conv(self, *g, *w, Direction::Backward),
+                Instr::Conv { g, w, y, .. } | Instr::Quotient { g, w, y, .. } => {
+                    conv(self, *g, *w, Direction::Forward, y)
+                }
+                Instr::ConvBack { g, w, dx, .. } => conv(self, *g, *w, Direction::Backward, dx),
                 Instr::Linear { w, .. } | Instr::LinearBack { w, .. } => linear::scratch(self.graph.param(w.param), *w),
                 Instr::Correlate { g, .. } | Instr::ConvBy { g, .. } | Instr::ConvBackBy { g, .. } => {
                     correlate::scratch(g)

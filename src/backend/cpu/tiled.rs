@@ -25,14 +25,14 @@ fn tiles_of(result: Shape) -> usize {
     result.h.div_ceil(TILE) * result.w.div_ceil(TILE)
 }
 
-/// Most tiles of a block: as many as one class has, where that is less than what is good.
-fn most(source: Shape, result: Shape, samples: usize) -> usize {
-    tiles_of_block(source.c, result.c).min(samples * tiles_of(result))
+/// Most tiles of a block: as many as all of so many results have, where that is less than what is good.
+fn most(source: Shape, result: Shape, count: usize) -> usize {
+    tiles_of_block(source.c, result.c).min(count * tiles_of(result))
 }
 
-/// Scratch memory of each thread, in elements.
-pub(super) fn scratch(source: Shape, result: Shape, samples: usize) -> usize {
-    winograd::scratch(source.c, result.c, most(source, result, samples))
+/// Scratch memory of each thread for up to `count` results, in elements.
+pub(super) fn scratch(source: Shape, result: Shape, count: usize) -> usize {
+    winograd::scratch(source.c, result.c, most(source, result, count))
 }
 
 /// Runs a convolution by panels of packed weights. Blocks of tiles, which may come from several samples, and where there are
@@ -47,7 +47,7 @@ pub(super) fn run(kernel: &ConvKernel, workers: &Workers, packed: &[f32], call: 
     let splits = if 2 * tiles < result.c { threads.min(panels) } else { 1 };
     let wanted = threads.div_ceil(splits);
     // As many for each thread.
-    let rounds = tiles.div_ceil(wanted * most(source, result, kernel.key.samples));
+    let rounds = tiles.div_ceil(wanted * most(source, result, call.lanes * kernel.key.samples));
     let block = tiles.div_ceil(wanted * rounds);
     let blocks = tiles.div_ceil(block);
     let splits = threads.div_ceil(blocks).min(panels);
