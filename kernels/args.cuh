@@ -40,6 +40,14 @@ struct SplitArgs {
     u32 unused;
 };
 
+// Elementwise with a number a lane.
+struct LaneArgs {
+    EltwiseArgs e;
+    float factors[8];
+    u32 n;  // how many of them there are
+    u32 unused;
+};
+
 // Elementwise with pairs of numbers of whole samples.
 struct SampleArgs {
     EltwiseArgs e;
@@ -79,7 +87,7 @@ struct PerturbArgs {
     Value x, range, y;
     u32* bad;
     u64 seed;
-    u32 draw, first;  // first: patch of the first sample
+    u32 draw, first;  // of the first lane; patch of the first sample
     u32 stored, own;  // noise for the first `own` of every `stored` channels
     u32 count;
     float sigma;
@@ -124,7 +132,7 @@ struct SampleConvArgs {
 
 struct PoolArgs {
     Value x, add, y;
-    u8* index;  // winners [sample, yh, yw, c], position in the window, row-major; null when not asked for
+    Value index;  // winners [yh, yw, c] in bytes: position in the window, row-major; null when not asked for
     u32* bad;
     i32 xh, xw, yh, yw, c;  // of the pooling itself, also in its backward pass
     i32 kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x;
@@ -270,6 +278,7 @@ struct OverlayArgs {
 SIZE(Value, 24);
 SIZE(EltwiseArgs, 144);
 SIZE(SplitArgs, 176);
+SIZE(LaneArgs, 184);
 SIZE(SampleArgs, 216);
 SIZE(ReduceArgs, 72);
 SIZE(GatherArgs, 96);
@@ -277,7 +286,7 @@ SIZE(FillArgs, 96);
 SIZE(PerturbArgs, 112);
 SIZE(ConvArgs, 224);
 SIZE(SampleConvArgs, 272);
-SIZE(PoolArgs, 136);
+SIZE(PoolArgs, 152);
 SIZE(AverageArgs, 160);
 SIZE(FlattenArgs, 96);
 SIZE(HeadArgs, 96);

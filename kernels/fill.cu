@@ -1,7 +1,7 @@
 // Values that a few numbers make: patterns that repeat, and noise.
 //
 //     fill     y[b, pixel, c] = values[c], or vector[c], or −range[upper] in the first `own` channels and 0 in the others
-//     perturb  y[b, pixel, c] = x + sigma · (hi − lo) · n(seed, draw, patch, pixel · own + c) in the first `own` channels
+//     perturb  y[b, pixel, c] = x + sigma · (hi − lo) · n(seed, draw + lane, patch, pixel · own + c) in the first `own` channels
 //
 // Shapes: y [pixels, channels], x of y's shape, range [2], each with y's lanes or one, in fp16 or fp32.
 // Launch: 256 threads, grid (ceil(y.len / 1024), min(count, 65535)); a block makes 1024 elements of each result b.
@@ -55,7 +55,7 @@ KERNEL(perturb, PerturbArgs, 256, 4) {
     for (u32 b = blockIdx.y; b < a.count; b += gridDim.y) {
         const u64 x = block_of(a.x, b, lanes), range = block_of(a.range, b, lanes);
         const float sigma = a.sigma * (load(a.range, range + 1) - load(a.range, range));
-        const u64 stream = mix(mix(a.seed) ^ (static_cast<u64>(a.first + b / lanes) << 32 | a.draw));
+        const u64 stream = mix(mix(a.seed) ^ (static_cast<u64>(a.first + b / lanes) << 32 | (a.draw + b % lanes)));
         for (u32 k = 0; k < PACK; ++k) {
             const u32 i = (blockIdx.x * PACK + k) * THREADS + threadIdx.x;
             if (i >= len) break;

@@ -6,7 +6,8 @@
 //     avg_pool_back  y[i, c] = mul · Σ over the bins o that hold pixel i of x[o, c] / divisor, + add
 //
 // Shapes: forward x [count, xh, xw, c] and y [count, yh, yw, c]; backward x = dy [count, yh, yw, c] and
-// y = dx [count, xh, xw, c]. Any operand fp16 or fp32. index is [samples, yh, yw, c], lanes share it.
+// y = dx [count, xh, xw, c]. Any operand fp16 or fp32. index is [yh, yw, c] of
+// bytes, backward with y's lanes or one.
 // Launch: 256 threads, grid (ceil(y.len / 1024), min(count, 65535)): a block makes 1024 elements of each result b that
 // its row of the grid visits. avg_pool of a single bin (yh = yw = 1): grid (ceil(c / 32), min(count, 65535)): a block
 // makes 32 channels and its 8 warps share the pixels.
@@ -88,10 +89,10 @@ template <int N> DEVICE void store_winners(u8* index, const u32 (&winners)[N]) {
     }
 }
 
-DEVICE bool packs(const u8* index) { return reinterpret_cast<u64>(index) % PACK == 0; }
+DEVICE bool packs_winners(const Value& index) { return reinterpret_cast<u64>(index.data) % PACK == 0; }
 
 KERNEL(max_pool, PoolArgs, 256, 4) {
-    const bool packed = a.c % PACK == 0 && packs(a.x) && packs(a.y) && packs(a.index);
+    const bool packed = a.c % PACK == 0 && packs(a.x) && packs(a.y) && packs_winners(a.index);
     each(a, a.yh * a.yw, packed, [&](auto& best, u32 b, u32 pixel, u32 channel) {
         constexpr int N = sizeof(best) / sizeof(float);
         const i32 oy = pixel / a.yw, ox = pixel % a.yw;
@@ -112,19 +113,19 @@ KERNEL(max_pool, PoolArgs, 256, 4) {
         }
         const u64 i = a.y.len * b + pixel * a.c + channel;
         store_pack(a.y, i, best, a.bad);
-        if (a.index) store_winners(a.index + i, winners);
+        if (a.index.data) store_winners(static_cast<u8*>(a.index.data) + i, winners);
     });
 }
 
 KERNEL(max_pool_back, PoolArgs, 256, 4) {
-    const bool packed = a.c % PACK == 0 && packs(a.x) && packs(a.add) && packs(a.y) && packs(a.index);
+    const bool packed = a.c % PACK == 0 && packs(a.x) && packs(a.add) && packs(a.y) && packs_winners(a.index);
     each(a, a.xh * a.xw, packed, [&](auto& sums, u32 b, u32 pixel, u32 channel) {
         constexpr int N = sizeof(sums) / sizeof(float);
         const i32 iy = pixel / a.xw, ix = pixel % a.xw;
         const Range rows = holding(iy, a.kernel_y, a.stride_y, a.pad_y, a.yh);
         const Range cols = holding(ix, a.kernel_x, a.stride_x, a.pad_x, a.yw);
         const u64 sample = block_of(a.x, b, a.y.lanes) + channel;
-        const u8* index = a.index + a.x.len * (b / a.y.lanes) + channel;
+        const u8* index = static_cast<const u8*>(a.index.data) + block_of(a.index, b, a.y.lanes) + channel;
         for (int j = 0; j < N; ++j) sums[j] = 0.0f;
         for (i32 oy = rows.lo; oy < rows.hi; ++oy) {
             for (i32 ox = cols.lo; ox < cols.hi; ++ox) {

@@ -10,6 +10,7 @@ use common::reference::aligned;
 use common::rig::{Picture, Set, completeness, raw_maps, raw_maps_set, working_memory};
 use common::tolerance;
 use ucag::net::{Graph, Op, Param, Shape};
+use ucag::{Device, Explainer, Fit, Frame, Maps, Target};
 
 /// Network and picture: sides that no stride divides.
 const CASES: [(&str, (usize, usize)); 4] =
@@ -182,6 +183,51 @@ fn memory_does_not_grow_with_the_number_of_runs() {
         }
         let full = bytes(("full-grad", &[]));
         assert!(full < 2 * gradient, "full-grad on {model}: {full} bytes, the gradient {gradient}");
+    }
+}
+
+/// Plain maps of some classes, made with at most so many bytes of memory, and the bytes that are moved at least.
+fn explained(
+    device: Device,
+    model: &str,
+    (method, set): Set<'_>,
+    classes: &[usize],
+    memory: Option<u64>,
+) -> ucag::Result<(Vec<Vec<f32>>, f64)> {
+    let pixels = common::picture(40, 46, 9);
+    let frame = Frame::rgb(&pixels, 40, 46).expect("a frame");
+    let builder = Explainer::with_network(common::tiny(model)).method(method).maps(Maps::Plain).fit(Fit::None);
+    let builder = set.iter().fold(builder.device(device).threads(3), |builder, (key, value)| builder.set(*key, *value));
+    let mut explainer = memory.into_iter().fold(builder, |builder, bytes| builder.memory(bytes)).build()?;
+    let explanation = explainer.explain(&frame, &Target::Classes(classes.to_vec()))?;
+    let maps = explanation.classes.iter().map(|class| class.map().data.clone()).collect();
+    let floors = explainer.floors().expect("floors").expect("a plan");
+    Ok((maps, floors.stages[0].work.bytes))
+}
+
+fn at_once_as_one_by_one(device: Device) {
+    let methods: [Set<'_>; 2] = [("smoothgrad", &[("draws", "11")]), ("integrated-gradients", &[("steps", "9")])];
+    for (model, method) in ["resnet18", "vgg11_bn"].into_iter().flat_map(|model| methods.map(|method| (model, method)))
+    {
+        let explained = |classes: &[usize], memory| explained(device, model, method, classes, memory);
+        let (both, _) = explained(&[4, 1], None).expect("maps");
+        let (at_once, less) = explained(&[1], None).expect("a map");
+        assert!(at_once[0] == both[1], "{method:?} on {model} on {device}: another class changes the map");
+        // Less than twice what suffices.
+        let (scant, more) = (16..).find_map(|bits| explained(&[1], Some(1 << bits)).ok()).expect("a map");
+        assert!(at_once == scant, "{method:?} on {model} on {device}: less memory changes the map");
+        assert!(less < more, "{method:?} on {model} on {device}: weights are read as often");
+    }
+}
+
+/// Of one class the network is run on several inputs at once, as far as memory allows, of two on one after the other. No bit
+/// of a map depends on it.
+#[test]
+fn inputs_at_once_change_no_bit() {
+    at_once_as_one_by_one(Device::Cpu);
+    #[cfg(feature = "cuda")]
+    if common::cuda::device().is_some() {
+        at_once_as_one_by_one(Device::Cuda(0));
     }
 }
 

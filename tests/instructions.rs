@@ -263,6 +263,43 @@ fn resampling() {
     }
 }
 
+/// A slot whose values are those of so many lanes.
+fn in_lanes(slot: Slot, lanes: usize) -> Slot {
+    Slot { len: slot.len / lanes, lanes: slot.lanes * lanes, ..slot }
+}
+
+#[test]
+fn lanes_are_scaled_one_by_one() {
+    let factors = [0.5, -1.25, 3.0];
+    for len in [1, 35, 1500] {
+        // The result's lanes are one lane of the case.
+        for (n, lanes) in [(3, 3), (1, 4)] {
+            let write = |o: &[Slot], _: Option<Slot>, y: Slot| {
+                let (x, y) = (in_lanes(o[0], o[0].len / len), in_lanes(y, lanes));
+                Instr::LaneScale { x, factors: factors[..n].into(), y }
+            };
+            let scaled = |o: &[&[f64]]| {
+                let value = |i: usize| f64::from(factors[i / len % n]) * o[0][i % o[0].len()];
+                (0..lanes * len).map(value).collect()
+            };
+            for x in [Operand::random(1, 1, len), Operand::random(2, 1, lanes * len)] {
+                check(&format!("{n} factors"), &[x], lanes * len, NOWHERE, &write, &scaled);
+            }
+        }
+    }
+}
+
+#[test]
+fn lanes_are_added() {
+    for (len, terms, lanes) in [(1, 1, 1), (35, 3, 1), (1500, 8, 1), (35, 1, 2), (1500, 3, 2)] {
+        // All terms of a result are one lane of the case.
+        let x = Operand::random(1, lanes, terms * len);
+        let write = |o: &[Slot], add: Option<Slot>, y: Slot| Instr::LaneSum { x: in_lanes(o[0], terms), add, y };
+        let sum = |o: &[&[f64]]| (0..len).map(|i| o[0].iter().skip(i).step_by(len).sum()).collect();
+        check(&format!("sum of {terms} lanes"), &[x], len, &ADDS, &write, &sum);
+    }
+}
+
 /// Splitmix64's finaliser and Box and Muller, anew.
 fn noise(seed: u64, draw: u64, patch: u64, element: u64) -> f64 {
     let mix = |z: u64| {
@@ -277,12 +314,20 @@ fn noise(seed: u64, draw: u64, patch: u64, element: u64) -> f64 {
     (-2.0 * unit((bits >> 32) + 1).ln()).sqrt() * (TAU * unit(bits & 0xffff_ffff)).cos()
 }
 
-/// Noise of samples `first..` by a backend that stores images with so many channels in such a type.
-fn perturbed<B: Backend>(mut rig: Rig<B>, first: usize, stored: usize, dtype: Dtype, x: &Operand) -> Vec<f32> {
+/// Draws of the noise of samples `first..`, from draw 3 on, by a backend that stores images with so many channels in such a
+/// type.
+fn perturbed<B: Backend>(
+    mut rig: Rig<B>,
+    first: usize,
+    draws: usize,
+    stored: usize,
+    dtype: Dtype,
+    x: &Operand,
+) -> Vec<f32> {
     let (samples, range) = (SAMPLES - first, Operand::random(2, 1, 2));
     let from = rig.slot(x.len, 1, dtype, Scope::Batch, x.bytes(first..SAMPLES));
     let range = rig.slot(2, 1, Dtype::F32, Scope::Batch, range.bytes(first..SAMPLES));
-    let y = rig.result(x.len, 1, dtype, Scope::Batch, samples);
+    let y = rig.result(x.len, draws, dtype, Scope::Batch, samples);
     rig.first = first;
     let channels = (stored, 3);
     let instr = Instr::Perturb { x: from, range, sigma: 0.5, seed: 1 << 40, draw: 3, channels, y };
@@ -293,29 +338,35 @@ fn perturbed<B: Backend>(mut rig: Rig<B>, first: usize, stored: usize, dtype: Dt
 fn perturbations() {
     const PIXELS: usize = 700;
     let range = Operand::random(2, 1, 2);
-    let expected = |x: &Operand, stored: usize| -> Vec<f64> {
-        let value = |(i, v): (usize, &f64)| {
-            let (patch, pixel, c) = (i / x.len, i % x.len / stored, i % stored);
+    let expected = |x: &Operand, draws: usize, stored: usize| -> Vec<f64> {
+        let value = |patch: usize, draw: usize, i: usize| {
+            let (pixel, c) = (i / stored, i % stored);
             let span = range.of(patch, 0)[1] - range.of(patch, 0)[0];
-            let n = noise(1 << 40, 3, patch as u64, (pixel * 3 + c) as u64);
-            if c < 3 { v + 0.5 * span * n } else { *v }
+            let n = noise(1 << 40, 3 + draw as u64, patch as u64, (pixel * 3 + c) as u64);
+            x.of(patch, 0)[i] + if c < 3 { 0.5 * span * n } else { 0.0 }
         };
-        x.values.iter().enumerate().map(value).collect()
+        let lanes = (0..SAMPLES).flat_map(|patch| (0..draws).map(move |draw| (patch, draw)));
+        lanes
+            .flat_map(|(patch, draw)| (0..x.len).map(move |i| (patch, draw, i)))
+            .map(|(p, d, i)| value(p, d, i))
+            .collect()
     };
-    let x = Operand::random(1, 1, PIXELS * 3);
-    let found = perturbed(Rig::new(&no_layer(), 2), 0, 3, Dtype::F32, &x);
-    common::assert_nmse("noise", &found, &expected(&x, 3), common::tolerance::OP);
-    let late = perturbed(Rig::new(&no_layer(), 1), 4, 3, Dtype::F32, &x);
-    assert_eq!(found[4 * x.len..], late, "noise depends on the batch");
-    #[cfg(feature = "cuda")]
-    for (dtype, bound) in [(Dtype::F32, common::tolerance::OP), (Dtype::F16, common::tolerance::HALF_OP)] {
-        let Some(backend) = common::cuda::backend(&no_layer()) else { return };
-        let x = Operand::random(1, 1, PIXELS * 4).half();
-        let found = perturbed(Rig::on(backend), 0, 4, dtype, &Operand { dtype, ..x.clone() });
-        common::assert_nmse("noise on the device", &found, &expected(&x, 4), bound);
-        let backend = common::cuda::backend(&no_layer()).expect("it was there");
-        let late = perturbed(Rig::on(backend), 4, 4, dtype, &Operand { dtype, ..x.clone() });
-        assert_eq!(found[4 * x.len..], late, "noise depends on the batch");
+    for draws in [1, 3] {
+        let x = Operand::random(1, 1, PIXELS * 3);
+        let found = perturbed(Rig::new(&no_layer(), 2), 0, draws, 3, Dtype::F32, &x);
+        common::assert_nmse("noise", &found, &expected(&x, draws, 3), common::tolerance::OP);
+        let late = perturbed(Rig::new(&no_layer(), 1), 4, draws, 3, Dtype::F32, &x);
+        assert_eq!(found[4 * draws * x.len..], late, "noise depends on the batch");
+        #[cfg(feature = "cuda")]
+        for (dtype, bound) in [(Dtype::F32, common::tolerance::OP), (Dtype::F16, common::tolerance::HALF_OP)] {
+            let Some(backend) = common::cuda::backend(&no_layer()) else { return };
+            let x = Operand::random(1, 1, PIXELS * 4).half();
+            let found = perturbed(Rig::on(backend), 0, draws, 4, dtype, &Operand { dtype, ..x.clone() });
+            common::assert_nmse("noise on the device", &found, &expected(&x, draws, 4), bound);
+            let backend = common::cuda::backend(&no_layer()).expect("it was there");
+            let late = perturbed(Rig::on(backend), 4, draws, 4, dtype, &Operand { dtype, ..x.clone() });
+            assert_eq!(found[4 * draws * x.len..], late, "noise depends on the batch");
+        }
     }
 }
 

@@ -8,18 +8,19 @@ use common::rig::Rig;
 use ucag::backend::{AvgGeom, Divisor, Dtype, Instr, PoolGeom, Scope, Seed, Sign, Slot, Unary, Variant};
 use ucag::net::{AvgPool, Shape};
 
-fn max_pool(h: usize, w: usize, c: usize, window: Window, ties: bool) {
+/// Of inputs of so many lanes; backward, quantities of more lanes share the winners of one.
+fn max_pool(h: usize, w: usize, c: usize, window: Window, ties: bool, lanes: usize) {
     let (size, graph) = ((h, w, c), no_layer());
     let (oh, ow) = (window.results(h, 0), window.results(w, 1));
     let g = PoolGeom { window: same(&window), x: Shape::new(h, w, c), y: Shape::new(oh, ow, c) };
-    let x = Operand::random(5, 1, g.x.len()).map(|v| if ties { (2.0 * v).round().min(0.0) } else { v });
-    let name = format!("max pool {size:?} by {window:?}, ties {ties}");
+    let x = Operand::random(5, lanes, g.x.len()).map(|v| if ties { (2.0 * v).round().min(0.0) } else { v });
+    let name = format!("max pool {size:?} by {window:?}, ties {ties}, {lanes} lanes");
     Case {
         name: name.clone(),
         graph: graph.clone(),
         operands: vec![x.clone()],
         len: g.y.len(),
-        lanes: 1,
+        lanes,
         add: Add::Nowhere,
         relu: false,
         write: &|o, _, y| Instr::MaxPool { g, x: o[0], y, index: None },
@@ -27,19 +28,21 @@ fn max_pool(h: usize, w: usize, c: usize, window: Window, ties: bool) {
     }
     .check();
 
-    let pooled: Vec<_> = (0..SAMPLES).map(|s| oracle::max_pool(x.of(s, 0), size, &window)).collect();
+    let all = (0..SAMPLES).flat_map(|s| (0..lanes).map(move |lane| (s, lane)));
+    let pooled: Vec<_> = all.map(|(s, lane)| oracle::max_pool(x.of(s, lane), size, &window)).collect();
     let winners = pooled.iter().flat_map(|(_, index)| index.clone()).collect();
-    let winners = Operand { len: g.y.len(), lanes: 1, dtype: Dtype::U8, values: winners };
+    let winners = Operand { len: g.y.len(), lanes, dtype: Dtype::U8, values: winners };
     let mut rig = Rig::new(&graph, 2);
-    let from = rig.slot(x.len, 1, Dtype::F32, Scope::Batch, x.bytes(0..SAMPLES));
-    let y = rig.result(g.y.len(), 1, Dtype::F32, Scope::Batch, SAMPLES);
-    let index = rig.result(g.y.len(), 1, Dtype::U8, Scope::Batch, SAMPLES);
+    let from = rig.slot(x.len, lanes, Dtype::F32, Scope::Batch, x.bytes(0..SAMPLES));
+    let y = rig.result(g.y.len(), lanes, Dtype::F32, Scope::Batch, SAMPLES);
+    let index = rig.result(g.y.len(), lanes, Dtype::U8, Scope::Batch, SAMPLES);
     let found = rig.run(Instr::MaxPool { g, x: from, y, index: Some(index) }, SAMPLES, &[y, index]);
     let values: Vec<f64> = pooled.iter().flat_map(|(y, _)| y.clone()).collect();
     assert_eq!(common::to_f64(&common::rig::floats(&found[0])), values, "{name}");
     assert_eq!(found[1], winners.bytes(0..SAMPLES), "{name}: winners");
 
-    for (lanes, add) in [1, 2, 1].into_iter().zip(ADDS) {
+    let more = if lanes == 1 { [1, 2, 1] } else { [lanes; 3] };
+    for (lanes, add) in more.into_iter().zip(ADDS) {
         Case {
             name: format!("backward {name} {add:?}"),
             graph: graph.clone(),
@@ -57,14 +60,14 @@ fn max_pool(h: usize, w: usize, c: usize, window: Window, ties: bool) {
 
 #[test]
 fn max_pools() {
-    for ties in [false, true] {
-        max_pool(8, 6, 5, window([2, 2], 2, [0, 0]), ties);
-        max_pool(7, 9, 3, window([2, 2], 2, [0, 0]), ties);
-        max_pool(9, 8, 17, window([3, 3], 2, [1, 1]), ties);
-        max_pool(1, 1, 4, window([3, 3], 2, [1, 1]), ties);
-        max_pool(5, 6, 2, window([3, 3], 1, [1, 1]), ties);
-        max_pool(7, 7, 3, window([2, 2], 3, [0, 0]), ties);
-        max_pool(9, 5, 130, Window { kernel: [1, 3], stride: [1, 2], pad: [0, 1] }, ties);
+    for (ties, lanes) in [(false, 1), (true, 1), (true, 3)] {
+        max_pool(8, 6, 5, window([2, 2], 2, [0, 0]), ties, lanes);
+        max_pool(7, 9, 3, window([2, 2], 2, [0, 0]), ties, lanes);
+        max_pool(9, 8, 17, window([3, 3], 2, [1, 1]), ties, lanes);
+        max_pool(1, 1, 4, window([3, 3], 2, [1, 1]), ties, lanes);
+        max_pool(5, 6, 2, window([3, 3], 1, [1, 1]), ties, lanes);
+        max_pool(7, 7, 3, window([2, 2], 3, [0, 0]), ties, lanes);
+        max_pool(9, 5, 130, Window { kernel: [1, 3], stride: [1, 2], pad: [0, 1] }, ties, lanes);
     }
 }
 
@@ -93,9 +96,9 @@ fn average_pools() {
         Case {
             name: name.clone(),
             graph: graph.clone(),
-            operands: vec![Operand::random(5, 1, g.x.len())],
+            operands: vec![Operand::random(5, 2, g.x.len())],
             len: g.y.len(),
-            lanes: 1,
+            lanes: 2,
             add: Add::Nowhere,
             relu: false,
             write: &|o, _, y| Instr::AvgPool { g, x: o[0], y },
@@ -198,7 +201,9 @@ fn flattening() {
         let x = Shape::new(h, w, c);
         let write = |o: &[Slot], _: Option<Slot>, y: Slot| Instr::Flatten { x, from: o[0], y };
         let operand = |lanes| vec![Operand::random(1, lanes, x.len())];
-        elementwise("flatten", operand(1), &[Add::Nowhere], &write, &|o| oracle::flatten(o[0], size));
+        for lanes in [1, 2] {
+            elementwise("flatten", operand(lanes), &[Add::Nowhere], &write, &|o| oracle::flatten(o[0], size));
+        }
         let write = |o: &[Slot], add: Option<Slot>, dx: Slot| Instr::FlattenBack { x, dy: o[0], add, dx };
         elementwise("flatten back", operand(2), &ADDS, &write, &|o| oracle::flatten_back(o[0], size));
     }

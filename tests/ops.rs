@@ -19,12 +19,13 @@ fn conv(h: usize, w: usize, c: usize, outputs: usize, window: Window, all: bool)
         let (part_w, part_b) = (part(variant, &weights), part(variant, &bias));
         let (has_bias, relu) = (i != 1, i != 0);
         let name = format!("conv {h}x{w}x{c} to {outputs} by {window:?} {variant:?} add {add:?}");
+        let lanes = 1 + i % 2;
         Case {
             name: name.clone(),
             graph: graph.clone(),
-            operands: vec![Operand::random(1, 1, x_len)],
+            operands: vec![Operand::random(1, lanes, x_len)],
             len: y_len,
-            lanes: 1,
+            lanes,
             add,
             relu,
             write: &|x, add, y| Instr::Conv {
@@ -42,7 +43,6 @@ fn conv(h: usize, w: usize, c: usize, outputs: usize, window: Window, all: bool)
             },
         }
         .check();
-        let lanes = 1 + i % 2;
         let mut operands = vec![Operand::random(2, lanes, y_len)];
         // The factor is an activation of one lane, shared by all classes.
         operands.extend((i > 0).then(|| Operand::random(3, 1, x_len)));
@@ -130,12 +130,13 @@ fn linear_layers() {
             let (part_w, part_b) = (part(variant, &weights), part(variant, &bias));
             let (has_bias, relu) = (i != 1, i != 0);
             let name = format!("linear {inputs} to {outputs} {variant:?} add {add:?}");
+            let lanes = 1 + i;
             Case {
                 name: name.clone(),
                 graph: graph.clone(),
-                operands: vec![Operand::random(1, 1, inputs)],
+                operands: vec![Operand::random(1, lanes, inputs)],
                 len: outputs,
-                lanes: 1,
+                lanes,
                 add,
                 relu,
                 write: &|x, add, y| Instr::Linear {
@@ -152,7 +153,6 @@ fn linear_layers() {
                 },
             }
             .check();
-            let lanes = 1 + i;
             let mut operands = vec![Operand::random(2, lanes, outputs)];
             operands.extend((i > 0).then(|| Operand::random(3, 1, inputs)));
             for exact in [false, true] {

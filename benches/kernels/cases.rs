@@ -1,8 +1,8 @@
 //! What is timed: every instruction of the networks' explanations, with the shapes that it has there.
 
 use ucag::backend::{
-    AvgGeom, ConvGeom, Divisor, Dtype, Filter, Instr, PoolGeom, Scaling, Scope, Seed, Sign, Slot, Unary, Variant,
-    WeightRef,
+    AvgGeom, ConvGeom, Divisor, Dtype, Filter, Instr, MOST_FACTORS, PoolGeom, Scaling, Scope, Seed, Sign, Slot, Unary,
+    Variant, WeightRef,
 };
 use ucag::grid::GridPlan;
 use ucag::methods::Level;
@@ -323,6 +323,15 @@ impl List {
         self.add("perturb", "patches", x, all, |m, n| {
             let (range, channels) = (m.float(2), (channels, 3));
             Instr::Perturb { x: m.half(n), range, sigma: 0.15, seed: 1, draw: 0, channels, y: m.half(n) }
+        });
+        self.add("lane_scale", "image", x, FEW, |m, n| Instr::LaneScale {
+            x: m.half(n),
+            factors: [0.5].into(),
+            y: m.half(n),
+        });
+        self.add("lane_sum", "image gradient", x, FEW, |m, n| {
+            let terms = Slot { len: n, lanes: MOST_FACTORS, ..m.float(MOST_FACTORS * n) };
+            Instr::LaneSum { x: terms, add: Some(m.float(n)), y: m.float(n) }
         });
         self.add("eltwise_unary", "maps", Shape { c: 1, ..x }, all, |m, n| Instr::Keep { x: m.float(n), y: m.kept(n) });
         for maps in [Shape::new(11, 11, 1), Shape { c: 1, ..x }] {

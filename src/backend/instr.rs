@@ -84,6 +84,9 @@ impl Picks {
     }
 }
 
+/// Most factors of [`Instr::LaneScale`].
+pub const MOST_FACTORS: usize = 8;
+
 /// Values at the network's output from which a walk down starts; zero everywhere else. `k` is the explained class, `K`
 /// the number of classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,7 +193,12 @@ pub enum Instr<R> {
     /// `y[pixel, c] = −range[upper]` of the sample in the first `channels.1` of `channels.0` channels, 0 in the others.
     Bound { range: R, upper: bool, channels: (usize, usize), y: R },
     /// `y = x + σ·(hi − lo)·n` with the range `lo..hi` and normal numbers n, which depend on seed, draw, patch and element.
+    /// Lane l of the result is draw `draw + l`.
     Perturb { x: R, range: R, sigma: f32, seed: u64, draw: u32, channels: (usize, usize), y: R },
+    /// `y[lane] = factors[lane mod n]·x[lane]` by n factors, [`MOST_FACTORS`] at most.
+    LaneScale { x: R, factors: Arc<[f32]>, y: R },
+    /// `y[lane] = add + Σ x[lane·n..(lane + 1)·n]` where x has n times as many lanes, term after term.
+    LaneSum { x: R, add: Option<R>, y: R },
     /// `y[c] = scale · Σ_pixel x[pixel, c]`
     PixelSum { x: R, channels: usize, scale: f32, y: R },
     /// `y[pixel] = Σ_c x[pixel, c]·weights[c]`, or without weights the plain sum.
@@ -309,6 +317,8 @@ impl<R> Instr<R> {
             I::Fill { values, channels, y } => { write!(y); I::Fill { values, channels, y } }
             I::Bound { range, upper, channels, y } => { read!(range); write!(y); I::Bound { range, upper, channels, y } }
             I::Perturb { x, range, sigma, seed, draw, channels, y } => { read!(x, range); write!(y); I::Perturb { x, range, sigma, seed, draw, channels, y } }
+            I::LaneScale { x, factors, y } => { read!(x); write!(y); I::LaneScale { x, factors, y } }
+            I::LaneSum { x, add, y } => { read!(x); in_place_opt!(add); write!(y); I::LaneSum { x, add, y } }
             I::PixelSum { x, channels, scale, y } => { read!(x); write!(y); I::PixelSum { x, channels, scale, y } }
             I::ChannelSum { x, channels, weights, y } => { read!(x); read_opt!(weights); write!(y); I::ChannelSum { x, channels, weights, y } }
             I::ChannelScale { x, channels, weights, y } => { read!(x, weights); write!(y); I::ChannelScale { x, channels, weights, y } }

@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::frame::{Frame, Working};
 use crate::grid::{FoldPlan, Resample};
 pub use function::{Divisor, Scaling, Sign, Unary, rectify};
-pub use instr::{Access, AvgGeom, ConvGeom, Filter, Instr, Picks, PoolGeom, Seed};
+pub use instr::{Access, AvgGeom, ConvGeom, Filter, Instr, MOST_FACTORS, Picks, PoolGeom, Seed};
 pub use weight::{Variant, Vector, WeightRef, WeightSign};
 pub use work::{Ceilings, Work};
 
@@ -31,7 +31,7 @@ pub struct Slot {
     pub offset: usize,
     /// Elements of one lane.
     pub len: usize,
-    /// Lanes of one sample: 1, or the number of explained classes.
+    /// Lanes of one sample: 1, or the number of explained classes, or of inputs that the network is run on at once.
     pub lanes: usize,
     /// Type of the elements.
     pub dtype: Dtype,

@@ -41,9 +41,9 @@ impl Instr<Slot> {
         let mut operands = 0;
         self.clone().map(|slot, _| operands += slot.bytes(samples));
         let (param, products) = match self {
-            Instr::Conv { g, w, .. } | Instr::Quotient { g, w, .. } => (Some(w.param), g.products()),
+            Instr::Conv { g, w, y, .. } | Instr::Quotient { g, w, y, .. } => (Some(w.param), y.lanes * g.products()),
             Instr::ConvBack { g, w, dx, .. } => (Some(w.param), dx.lanes * g.products()),
-            Instr::Linear { w, x, y, .. } => (Some(w.param), x.len * y.len),
+            Instr::Linear { w, x, y, .. } => (Some(w.param), y.lanes * x.len * y.len),
             Instr::LinearBack { w, dy, dx, .. } => (Some(w.param), dx.lanes * dy.len * dx.len),
             Instr::Correlate { g, v: result, .. }
             | Instr::ConvBy { g, y: result, .. }

@@ -6,7 +6,7 @@ use super::Request;
 use super::program::{Audit, Reg, Writer};
 use super::sharing::{self, Shared};
 use super::tail::{self, Tail};
-use crate::backend::{ALIGN, Backend, Dtype, Instr, Pass, Scope, Slot, Step, Storage, Tables};
+use crate::backend::{ALIGN, Backend, Dtype, Instr, MOST_FACTORS, Pass, Scope, Slot, Step, Storage, Tables};
 use crate::error::{ErrorKind, Result};
 use crate::frame::Working;
 use crate::grid::{GridPlan, Mode, Weighting};
@@ -106,20 +106,23 @@ struct Layout<'g> {
     classes: Slot,
     probabilities: Slot,
     chunk: usize,
+    /// What the whole image needs, and what all need.
+    whole_bytes: usize,
     bytes: usize,
 }
 
 impl<'g> Layout<'g> {
-    /// `sharing`: whether what patches have in common may be computed once.
-    fn new(network: &'g Network, request: &Request, storage: Storage, sharing: bool) -> Result<Self> {
+    /// `sharing`: whether what patches have in common may be computed once; `at_once`: on how many inputs made of the whole
+    /// image the network may run at once.
+    fn new(network: &'g Network, request: &Request, storage: Storage, sharing: bool, at_once: usize) -> Result<Self> {
         let (h, w) = (request.working.h, request.working.w);
         let mut fixed = Fixed { end: 0 };
         let classes = fixed.place(request.classes, 1, Dtype::U32, None);
         let probabilities = fixed.place(network.graph.classes(), 1, Dtype::F32, None);
-        let mut draft = |grid, weighting, select| {
-            Draft::new(network, request, storage, grid, weighting, select, classes, sharing, &mut fixed)
+        let mut draft = |grid, weighting, select, at_once| {
+            Draft::new(network, request, storage, grid, weighting, select, classes, sharing, at_once, &mut fixed)
         };
-        let whole = draft(GridPlan::whole(h, w), Weighting::One, Some((probabilities, request.top)))?;
+        let whole = draft(GridPlan::whole(h, w), Weighting::One, Some((probabilities, request.top)), at_once)?;
         let patches = match request.grid {
             None => None,
             Some(grid) => {
@@ -127,11 +130,12 @@ impl<'g> Layout<'g> {
                     Mode::Paper | Mode::Aligned => Weighting::Exp,
                     Mode::Release => Weighting::ExpOverMax,
                 };
-                Some(draft(GridPlan::new(grid, h, w)?, weighting, None)?)
+                Some(draft(GridPlan::new(grid, h, w)?, weighting, None, 1)?)
             }
         };
         let base = fixed.end;
-        let (whole_steps, mut bytes) = whole.writer.lay_out(base, 1);
+        let (whole_steps, whole_bytes) = whole.writer.lay_out(base, 1);
+        let mut bytes = whole_bytes;
         let mut lay = |(steps, end)| {
             bytes = bytes.max(end);
             steps
@@ -149,7 +153,7 @@ impl<'g> Layout<'g> {
             mosaic = kept.map(|kept| (lay(kept.writer.lay_out(base, 1)), kept.tables));
             (draft, steps)
         });
-        Ok(Self { whole: (whole, whole_steps), patches, mosaic, classes, probabilities, chunk, bytes })
+        Ok(Self { whole: (whole, whole_steps), patches, mosaic, classes, probabilities, chunk, whole_bytes, bytes })
     }
 }
 
@@ -159,9 +163,16 @@ impl<B: Backend> Plan<B> {
     /// # Errors
     /// When grid, image and network do not fit together, or the memory does not suffice for a single patch.
     pub fn new(network: &Network, request: &Request, backend: &mut B) -> Result<Self> {
-        let mut layout = Layout::new(network, request, backend.storage(), request.sharing)?;
+        let lay_out = |sharing, at_once| Layout::new(network, request, backend.storage(), sharing, at_once);
+        // Several inputs at once are a matter of speed, as batches are.
+        let mut at_once = MOST_FACTORS;
+        let mut layout = lay_out(request.sharing, at_once)?;
+        while at_once > 1 && layout.whole_bytes as u64 > request.most(0) {
+            at_once /= 2;
+            layout = lay_out(request.sharing, at_once)?;
+        }
         if layout.mosaic.is_some() && layout.bytes as u64 > request.memory {
-            layout = Layout::new(network, request, backend.storage(), false)?;
+            layout = lay_out(false, at_once)?;
         }
         let Layout { whole, patches, mosaic, classes, probabilities, chunk, bytes, .. } = layout;
         if bytes as u64 > request.memory {
@@ -205,12 +216,14 @@ impl<'g> Draft<'g> {
         select: Option<(Slot, bool)>,
         classes: Slot,
         sharing: bool,
+        at_once: usize,
         fixed: &mut Fixed,
     ) -> Result<Self> {
         let graph = &network.graph;
         let patches = grid.patches();
         let writer = Writer::new(graph, grid.scaled(), request.classes, storage);
         let mut w = writer.map_err(|e| too_small(e, &grid))?;
+        w.allow_at_once(at_once);
         let classes = w.fixed(classes);
         let p = fixed.place(1, request.classes, Dtype::F32, Some(patches));
         w.at("softmax");

@@ -68,8 +68,12 @@ pub struct Writer<'g> {
     pub graph: &'g Graph,
     /// Shape of every node's output.
     pub shapes: Vec<Shape>,
-    /// Number of explained classes.
+    /// Lanes of what walks down: one for each explained class, or for each input of a nested program that has several.
     pub lanes: usize,
+    /// Inputs that a nested program may run the network on at once, where one class is explained.
+    at_once: usize,
+    /// Inputs that the network is run on, each in a lane of its values.
+    inputs: usize,
     storage: Storage,
     mosaic: Option<Arc<Mosaic>>,
     values: HashMap<NodeId, Reg>,
@@ -109,6 +113,8 @@ impl<'g> Writer<'g> {
             graph,
             shapes,
             lanes,
+            at_once: 1,
+            inputs: 1,
             storage,
             mosaic: None,
             values: HashMap::new(),
@@ -124,8 +130,18 @@ impl<'g> Writer<'g> {
         }
     }
 
-    /// Writes a program that runs the network on another input: `write` asks for values of that run. They end with it,
-    /// registers that it returns do not.
+    /// Lets a nested program run the network on up to so many inputs at once.
+    pub fn allow_at_once(&mut self, inputs: usize) {
+        self.at_once = inputs;
+    }
+
+    /// Inputs that a nested program may run the network on at once: one where lanes tell classes apart.
+    pub fn at_once(&self) -> usize {
+        if self.lanes == 1 { self.at_once } else { 1 }
+    }
+
+    /// Writes a program that runs the network on another input, or on one in each lane of `input` while one class is
+    /// explained: `write` asks for values of that run. They end with it, registers that it returns do not.
     ///
     /// # Errors
     /// When the input is too small for the network.
@@ -139,9 +155,13 @@ impl<'g> Writer<'g> {
         let values = std::mem::replace(&mut self.values, HashMap::from([(NodeId(0), input)]));
         let (winners, given) = (std::mem::take(&mut self.winners), std::mem::take(&mut self.given));
         let start = std::mem::replace(&mut self.start, self.steps.len());
+        let (inputs, lanes) = (self.inputs, self.lanes);
+        self.inputs = self.lanes_of(input);
+        self.lanes = lanes.max(self.inputs);
         let result = write(self);
         self.forward();
         (self.shapes, self.values, self.winners, self.given, self.start) = (shapes, values, winners, given, start);
+        (self.inputs, self.lanes) = (inputs, lanes);
         result
     }
 
@@ -196,14 +216,19 @@ impl<'g> Writer<'g> {
         self.add(RegInfo { len, lanes: self.lanes, dtype: Dtype::F32, fixed: None })
     }
 
-    /// A new register of one lane, stored as activations are.
+    /// A new register of one lane an input of the network, stored as activations are.
     pub fn activation(&mut self, len: usize) -> Reg {
-        self.add(RegInfo { len, lanes: 1, dtype: self.storage.activation, fixed: None })
+        self.add(RegInfo { len, lanes: self.inputs, dtype: self.storage.activation, fixed: None })
     }
 
     /// A new register like another one.
     pub fn like(&mut self, like: Reg) -> Reg {
         self.add(RegInfo { fixed: None, ..self.regs[like.0] })
+    }
+
+    /// A new register like another one, but of so many lanes.
+    pub fn in_lanes(&mut self, like: Reg, lanes: usize) -> Reg {
+        self.add(RegInfo { fixed: None, lanes, ..self.regs[like.0] })
     }
 
     /// A new register of `len` numbers with another one's lanes.
@@ -229,7 +254,7 @@ impl<'g> Writer<'g> {
         }
         // Probabilities follow from the logits, so these are as exact as the sums that they are.
         let dtype = if node == self.graph.output() { Dtype::F32 } else { self.storage.activation };
-        let reg = self.add(RegInfo { len: self.shape(node).len(), lanes: 1, dtype, fixed: None });
+        let reg = self.add(RegInfo { len: self.shape(node).len(), lanes: self.inputs, dtype, fixed: None });
         self.values.insert(node, reg);
         reg
     }
@@ -240,7 +265,7 @@ impl<'g> Writer<'g> {
             return *reg;
         }
         let len = self.shape(node).len();
-        let reg = self.add(RegInfo { len, lanes: 1, dtype: Dtype::U8, fixed: None });
+        let reg = self.add(RegInfo { len, lanes: self.inputs, dtype: Dtype::U8, fixed: None });
         self.winners.insert(node, reg);
         reg
     }

@@ -1,7 +1,9 @@
 //! Gradients at the input, averaged over several inputs (`decisions.md`, "Methods without a section").
 
+use std::ops::Range;
+
 use super::{INPUT, Job, Kind, RawMap, Setting, gradient};
-use crate::backend::{Instr, Unary};
+use crate::backend::Instr;
 use crate::engine::{Audit, Reg, Writer};
 
 /// What can be set about SmoothGrad.
@@ -36,40 +38,60 @@ pub(super) fn smooth_grad(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let (sigma, seed) = (job.settings.number("sigma") as f32, job.settings.count("seed") as u64);
     let (x, channels, draws) = (w.value(INPUT), w.channels(INPUT), job.settings.count("draws"));
     let range = w.range(x, channels);
-    let draw = |w: &mut Writer<'_>, draw: usize| {
-        let y = w.like(x);
-        w.push(Instr::Perturb { x, range, sigma, seed, draw: draw as u32, channels, y });
-        gradient::of_input(w, job, y, 1.0 / draws as f32)
-    };
-    let first = draw(w, 0);
-    let mean = (1..draws).fold(first, |sum, i| {
-        let d = draw(w, i);
-        w.sum(sum, d)
+    let factors = vec![1.0 / draws as f32; draws];
+    let mean = sum_of_gradients(w, job, &factors, |some, y| Instr::Perturb {
+        x,
+        range,
+        sigma,
+        seed,
+        draw: some.start as u32,
+        channels,
+        y,
     });
-    w.at("input");
     gradient::reduce(w, job, mean)
 }
 
 /// Integrated gradients from the mean colour, which is 0: `X ⊙ ∫ D(t·X) dt` over t from 0 to 1.
 pub(super) fn integrated_gradients(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let x = w.value(INPUT);
-    let mut sum: Option<Reg> = None;
-    for (t, weight) in gauss_legendre(job.settings.count("steps")) {
-        let input = w.unary(Unary::Times(t as f32), x);
-        let d = gradient::of_input(w, job, input, weight as f32);
-        let y = w.like(d);
-        w.push(Instr::Multiply { x, c: d, add: sum, y });
-        sum = Some(y);
-    }
-    w.at("input");
-    let Some(sum) = sum else { unreachable!("there is at least one step") };
-    let raw = gradient::colour_sum(w, sum);
+    let rule = gauss_legendre(job.settings.count("steps"));
+    let (positions, weights): (Vec<f32>, Vec<f32>) = rule.iter().map(|(t, weight)| (*t as f32, *weight as f32)).unzip();
+    let integral =
+        sum_of_gradients(w, job, &weights, |some, y| Instr::LaneScale { x, factors: positions[some].into(), y });
+    let product = w.multiply(x, integral);
+    let raw = gradient::colour_sum(w, product);
     if w.audited() {
         let logit = gradient::logit_total(w, job);
         let found = vec![w.totals(raw.map), logit_of_nothing(w, job)];
         w.audit(Audit { node: "completeness".into(), expected: vec![logit], found, less: vec![] });
     }
     raw
+}
+
+/// Sum of gradients at the input, each times its factor. `inputs` makes what the network is run on for some of them, one a
+/// lane. In which order they are added, and so each bit, does not depend on how many run at once.
+fn sum_of_gradients(
+    w: &mut Writer<'_>,
+    job: &Job<'_>,
+    factors: &[f32],
+    inputs: impl Fn(Range<usize>, Reg) -> Instr<Reg>,
+) -> Reg {
+    let (x, len) = (w.value(INPUT), w.shape(INPUT).len());
+    // As many in each group.
+    let groups = factors.len().div_ceil(w.at_once());
+    let begin = |group: usize| group * factors.len() / groups;
+    let mut sum = None;
+    for some in (0..groups).map(|group| begin(group)..begin(group + 1)) {
+        w.at("input");
+        let y = w.in_lanes(x, some.len());
+        w.push(inputs(some.clone(), y));
+        let d = gradient::of_inputs(w, job, y, &factors[some]);
+        w.at("input");
+        let y = w.class_reg(len);
+        w.push(Instr::LaneSum { x: d, add: sum, y });
+        sum = Some(y);
+    }
+    sum.unwrap_or_else(|| unreachable!("there is at least one"))
 }
 
 /// The class's logit at the baseline.

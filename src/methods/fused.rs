@@ -32,7 +32,7 @@ pub(super) fn fused_layer_cam(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap {
     let size = shapes.iter().fold((0, 0), |(h, w), shape| (h.max(shape.h), w.max(shape.w)));
     let stop = layers.iter().copied().min().unwrap_or(job.layer);
     let rules = Composite::gradient();
-    let arrived = gradient::walk(w, job, 1.0, stop, &rules);
+    let arrived = gradient::walk(w, job, stop, &rules);
     let mut map: Option<Reg> = None;
     for (layer, shape) in layers.into_iter().zip(shapes) {
         // A layer beside the first one, in another branch, needs a walk of its own.

@@ -36,24 +36,33 @@ pub(super) fn input_times_gradient(w: &mut Writer<'_>, job: &Job<'_>) -> RawMap 
 
 /// What the one-hot seed at the class's logit becomes on the way down to a node.
 pub(super) fn at(w: &mut Writer<'_>, job: &Job<'_>, node: NodeId, rules: &impl Rules) -> Reg {
-    reached(&walk(w, job, 1.0, node, rules), node)
+    reached(&walk(w, job, node, rules), node)
 }
 
-/// Gradient at the input when the network is run on `input`, of the input's size, times `scale`.
-pub(super) fn of_input(w: &mut Writer<'_>, job: &Job<'_>, input: Reg, scale: f32) -> Reg {
-    let size = (w.shape(INPUT).h, w.shape(INPUT).w);
-    let d = w.nested(input, size, |w| Ok(reached(&walk(w, job, scale, INPUT, &Composite::gradient()), INPUT)));
+/// Gradients at the input when the network is run on `inputs`, of the input's size, one a lane; each times its factor.
+pub(super) fn of_inputs(w: &mut Writer<'_>, job: &Job<'_>, inputs: Reg, factors: &[f32]) -> Reg {
+    let (size, output) = ((w.shape(INPUT).h, w.shape(INPUT).w), w.graph.output());
+    let one = seed(w, job);
+    let d = w.nested(inputs, size, |w| {
+        let y = w.class_reg(w.graph.classes());
+        w.push(Instr::LaneScale { x: one, factors: factors.into(), y });
+        Ok(reached(&walk_down(w, (output, y), INPUT, &Composite::gradient()), INPUT))
+    });
     d.unwrap_or_else(|_| unreachable!("the network takes inputs of this size"))
 }
 
-/// Walks down to a node from `scale` at the class's logit.
-pub(super) fn walk(w: &mut Writer<'_>, job: &Job<'_>, scale: f32, stop: NodeId, rules: &impl Rules) -> Arrived {
-    let output = w.graph.output();
-    w.at(&w.graph.node(output).name);
-    let one = w.class_reg(w.graph.classes());
-    w.push(Instr::Seed { classes: job.classes, seed: Seed::One, x: None, y: one });
-    let seed = if scale == 1.0 { one } else { w.unary(Unary::Times(scale), one) };
-    walk_down(w, (output, seed), stop, rules)
+/// Walks down to a node from the one-hot seed at the class's logit.
+pub(super) fn walk(w: &mut Writer<'_>, job: &Job<'_>, stop: NodeId, rules: &impl Rules) -> Arrived {
+    let one = seed(w, job);
+    walk_down(w, (w.graph.output(), one), stop, rules)
+}
+
+/// 1 at the class's logit.
+fn seed(w: &mut Writer<'_>, job: &Job<'_>) -> Reg {
+    w.at(&w.graph.node(w.graph.output()).name);
+    let y = w.class_reg(w.graph.classes());
+    w.push(Instr::Seed { classes: job.classes, seed: Seed::One, x: None, y });
+    y
 }
 
 /// What has arrived at the node that a walk went down to.

@@ -138,7 +138,9 @@ impl Case<'_> {
         let (products, forward, never) = match (self.write)(&slots, (self.add != Add::Nowhere).then_some(y), y) {
             I::Conv { .. } | I::Linear { .. } => (true, true, false),
             I::MaxPool { .. } | I::AvgPool { .. } | I::Add { .. } => (false, true, false),
-            I::Flatten { .. } | I::Unary { .. } | I::Fill { .. } | I::Bound { .. } => (false, true, false),
+            I::Flatten { .. } | I::Unary { .. } | I::Fill { .. } | I::Bound { .. } | I::LaneScale { .. } => {
+                (false, true, false)
+            }
             I::Softmax { .. } | I::HeadGradient { .. } => (false, false, true),
             _ => (false, false, false),
         };

@@ -134,6 +134,15 @@ pub(super) fn spread(workers: &Workers, channels: usize, x: View<'_>, y: Target<
     });
 }
 
+/// `y[lane] = factors[lane mod n]·x[lane]`
+pub(super) fn lane_scale(workers: &Workers, factors: &[f32], x: View<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        let factor = factors[b % lanes % factors.len()];
+        y.iter_mut().zip(&x.of(b, lanes)[start..]).for_each(|(y, x)| *y = factor * x);
+    });
+}
+
 /// `y[pixel, c] = x[pixel, c]·weights[c]`
 pub(super) fn channel_scale(workers: &Workers, channels: usize, x: View<'_>, weights: View<'_>, y: Target<'_>) {
     let lanes = y.lanes;

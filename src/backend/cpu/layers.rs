@@ -87,7 +87,7 @@ fn holding(p: usize, kernel: usize, stride: usize, pad: usize, count: usize) -> 
 pub(super) fn max_pool_back(
     workers: &Workers,
     g: &PoolGeom,
-    winners: &[u8],
+    winners: View<'_, u8>,
     dy: View<'_>,
     base: Base<'_>,
     dx: Target<'_>,
@@ -95,8 +95,7 @@ pub(super) fn max_pool_back(
     let (row, lanes) = (g.x.w * g.x.c, dx.lanes);
     dx.parts(workers, row, |b, start, dx| {
         base.begin(b, lanes, start, dx);
-        let winners = &winners[b / lanes * g.y.len()..][..g.y.len()];
-        pool_row_back(g, start / row, winners, dy.of(b, lanes), dx);
+        pool_row_back(g, start / row, winners.of(b, lanes), dy.of(b, lanes), dx);
     });
 }
 

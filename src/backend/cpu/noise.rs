@@ -8,15 +8,16 @@ pub(super) struct Noise {
     /// Standard deviation as a part of the sample's range.
     pub sigma: f32,
     pub seed: u64,
+    /// Draw of the first lane.
     pub draw: u32,
     /// Patch of the batch's first sample.
     pub first: usize,
 }
 
 impl Noise {
-    /// One number for an element of a patch.
-    fn at(&self, patch: usize, element: usize) -> f32 {
-        let stream = mix(mix(self.seed) ^ ((patch as u64) << 32 | u64::from(self.draw)));
+    /// One number for an element of a patch in a lane.
+    fn at(&self, patch: usize, lane: usize, element: usize) -> f32 {
+        let stream = mix(mix(self.seed) ^ ((patch as u64) << 32 | u64::from(self.draw + lane as u32)));
         let bits = mix(stream ^ element as u64);
         const UNIT: f64 = 1.0 / 4_294_967_296.0;
         // The first lies in (0, 1], so that it has a logarithm.
@@ -45,11 +46,12 @@ pub(super) fn perturb(
     let lanes = y.lanes;
     y.parts(workers, GRAIN.next_multiple_of(stored), |b, start, y| {
         let (x, range) = (&x.of(b, lanes)[start..], range.of(b, lanes));
-        let (sigma, patch) = (noise.sigma * (range[1] - range[0]), noise.first + b / lanes);
+        let sigma = noise.sigma * (range[1] - range[0]);
+        let (patch, lane) = (noise.first + b / lanes, b % lanes);
         for (pixel, (y, x)) in y.chunks_exact_mut(stored).zip(x.chunks_exact(stored)).enumerate() {
             let element = (start / stored + pixel) * own;
             y.copy_from_slice(x);
-            y[..own].iter_mut().enumerate().for_each(|(c, y)| *y += sigma * noise.at(patch, element + c));
+            y[..own].iter_mut().enumerate().for_each(|(c, y)| *y += sigma * noise.at(patch, lane, element + c));
         }
     });
 }

@@ -71,25 +71,26 @@ impl<'a> Operands<'a> {
     ///
     /// # Safety
     /// As [`Operands::view`].
-    pub(super) unsafe fn bytes(&self, slot: &Slot) -> &'a [u8] {
+    pub(super) unsafe fn bytes(&self, slot: &Slot) -> View<'a, u8> {
         debug_assert_eq!(slot.dtype, Dtype::U8);
         let (start, len) = self.locate(slot);
         // SAFETY: as in `view`.
-        unsafe { std::slice::from_raw_parts(start, len) }
+        let data = unsafe { std::slice::from_raw_parts(start, len) };
+        View { data, len: slot.len, lanes: slot.lanes }
     }
 }
 
 /// An operand that is read: `len` elements for each lane of each sample.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pub data: &'a [f32],
+pub(super) struct View<'a, T = f32> {
+    pub data: &'a [T],
     pub len: usize,
     pub lanes: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a, T> View<'a, T> {
     /// Values that belong to result `b`, results having `lanes` lanes a sample.
-    pub(super) fn of(&self, b: usize, lanes: usize) -> &'a [f32] {
+    pub(super) fn of(&self, b: usize, lanes: usize) -> &'a [T] {
         let i = if self.lanes == lanes { b } else { b / lanes };
         &self.data[i * self.len..(i + 1) * self.len]
     }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::operands::GRAIN;
-use super::{Target, View, Workers};
+use super::{Base, Target, View, Workers};
 
 pub(super) fn pixel_sum(workers: &Workers, channels: usize, scale: f32, x: View<'_>, y: Target<'_>) {
     let lanes = y.lanes;
@@ -14,6 +14,18 @@ pub(super) fn pixel_sum(workers: &Workers, channels: usize, scale: f32, x: View<
             y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
         }
         y.iter_mut().for_each(|y| *y *= scale);
+    });
+}
+
+/// Adds to each lane's `base` so many lanes of x that follow one another, the first one first.
+pub(super) fn lane_sum(workers: &Workers, x: View<'_>, base: Base<'_>, y: Target<'_>) {
+    let lanes = y.lanes;
+    let terms = x.lanes / lanes;
+    y.parts(workers, GRAIN, |b, start, y| {
+        base.begin(b, lanes, start, y);
+        for term in b * terms..(b + 1) * terms {
+            y.iter_mut().zip(&x.of(term, x.lanes)[start..]).for_each(|(y, x)| *y += x);
+        }
     });
 }
 

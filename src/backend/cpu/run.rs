@@ -146,6 +146,8 @@ impl Cpu {
                 let noise = noise::Noise { sigma: *sigma, seed: *seed, draw: *draw, first: batch.first };
                 noise::perturb(w, &noise, *channels, view!(x), view!(range), target!(y));
             }
+            Instr::LaneScale { x, factors, y } => elementwise::lane_scale(w, factors, view!(x), target!(y)),
+            Instr::LaneSum { x, add, y } => reduce::lane_sum(w, view!(x), base!(add, y), target!(y)),
             Instr::PixelSum { x, channels, scale, y } => reduce::pixel_sum(w, *channels, *scale, view!(x), target!(y)),
             Instr::ClassRow { w: weight, classes, scale, y } => {
                 head::class_row(linear_weight(weight), view!(classes), *scale, target!(y));

@@ -4,6 +4,8 @@
 
 use half::f16;
 
+use crate::backend::MOST_FACTORS;
+
 /// An operand or a result of a kernel.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -39,6 +41,7 @@ macro_rules! arguments {
 arguments! {
     EltwiseArgs 144 { a, b, c, add, y: Value; bad: *mut u32; count, code: u32; s, scale: f32; }
     SplitArgs 176 { e: EltwiseArgs; other: Value; whole, unused: u32; }
+    LaneArgs 184 { e: EltwiseArgs; factors: [f32; MOST_FACTORS]; n, unused: u32; }
     SampleArgs 216 { e: EltwiseArgs; first, second, third: Value; }
     ReduceArgs 72 { x, y: Value; bad: *mut u32; count, stored, own, unused: u32; }
     GatherArgs 96 {
@@ -77,9 +80,8 @@ arguments! {
         kernel_cols, tap_y, tap_x, turn_y, turn_x: i32;
         unused: u32;
     }
-    PoolArgs 136 {
-        x, add, y: Value;
-        index: *mut u8;
+    PoolArgs 152 {
+        x, add, y, index: Value;
         bad: *mut u32;
         xh, xw, yh, yw, c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x: i32;
         count: u32;

@@ -57,6 +57,8 @@ kernels! {
     SPLIT "eltwise_split" SplitArgs 256;
     TOTALS "totals" ReduceArgs 1024;
     RANGE "range" ReduceArgs 1024;
+    LANE_SCALE "lane_scale" LaneArgs 256;
+    LANE_SUM "lane_sum" EltwiseArgs 256;
     SHIFT "shift" SampleArgs 256;
     CONTRAST "contrast" SampleArgs 256;
     SCALE "scale" SampleArgs 256;

@@ -93,13 +93,11 @@ impl Cuda {
                 self.convolve_back(&args, &point(source), weight, count(dx))
             }
             Instr::MaxPool { g, x, y, index } => {
-                let index = index.as_ref().map_or(std::ptr::null_mut(), |i| v(i).data);
-                let args = PoolArgs { x: v(x), add: none, y: v(y), index, bad, ..pool(g, count(y)) };
+                let args = PoolArgs { x: v(x), add: none, y: v(y), index: opt(index), bad, ..pool(g, count(y)) };
                 self.each(&k::MAX_POOL, g.y.len(), count(y), &args)
             }
             Instr::MaxPoolBack { g, index, dy, add, dx } => {
-                let index = v(index).data;
-                let args = PoolArgs { x: v(dy), add: opt(add), y: v(dx), index, bad, ..pool(g, count(dx)) };
+                let args = PoolArgs { x: v(dy), add: opt(add), y: v(dx), index: v(index), bad, ..pool(g, count(dx)) };
                 self.each(&k::MAX_POOL_BACK, g.x.len(), count(dx), &args)
             }
             Instr::AvgPool { g, x, y } => {
@@ -206,6 +204,15 @@ impl Cuda {
                 let w = self.weights.linear(*w)? as *const half::f16;
                 let args = HeadArgs { w, scale: *scale, ..head(none, v(y), Some(v(classes)), bad, count(y)) };
                 self.launch(&k::CLASS_ROW, [y.len.div_ceil(256), count(y).min(MOST), 1], &args)
+            }
+            Instr::LaneScale { x, factors, y } => {
+                let mut args = LaneArgs { e: elementwise(x, none, y), n: factors.len() as u32, ..LaneArgs::NONE };
+                args.factors[..factors.len()].copy_from_slice(factors);
+                self.each(&k::LANE_SCALE, y.len, count(y), &args)
+            }
+            Instr::LaneSum { x, add, y } => {
+                let args = EltwiseArgs { add: opt(add), ..elementwise(x, none, y) };
+                self.each(&k::LANE_SUM, y.len, count(y), &args)
             }
             Instr::PixelSum { x, channels, scale, y } => {
                 let args = channel(v(x), none, v(y), bad, x.len / channels, *channels, count(y));
