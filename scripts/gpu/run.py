@@ -41,7 +41,7 @@ class Settings:
     peer_frames: int = 60
     batches: tuple = (4, 6, 9, 12, 18, 36)
     tests: str = r"^(cuda|ops|layers|instructions|fused|heads)::|cuda|gpu"
-    small: str = r"^(ops|layers)::|^cuda::(patches|folded)"
+    small: str = r"^cuda::(patches|pixels|folded)|^fused::|^ops::(linear|.*windows)|^layers::.*pool"
 
     @property
     def options(self):
@@ -215,9 +215,9 @@ class Run:
             "--sample-size",
             10,
             "--warm-up-time",
-            0.1,
+            0.05,
             "--measurement-time",
-            0.3,
+            0.15,
         ]
         status, text, _ = self.shell.try_call(command, limit, self.env | {"CRITERION_HOME": str(home)}, self.work)
         self.data["kernels"] = found = report.kernels(home, self.data.get("ceilings"))
@@ -272,9 +272,9 @@ class Run:
         for network in self.s.networks:
             self.part(f"{network} beside PyTorch", 120, 15, self.duel(network, groups, network, 90))
         self.part(f"{first}: batches", 40, 8, self.sweep(first))
+        self.part("memcheck", 45, 10, self.sanitizer("memcheck"))
         self.part("kernels", 90, 10, self.kernels)
-        self.part("memcheck", 60, 10, self.sanitizer("memcheck"))
-        self.part("racecheck", 60, 10, self.sanitizer("racecheck"))
+        self.part("racecheck", 45, 10, self.sanitizer("racecheck"))
         for network in self.s.networks:
             self.part(
                 f"{network} beside torch.compile", 200, 40, self.duel(network, [["compile"]], f"{network} compile", 180)
