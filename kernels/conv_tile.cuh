@@ -26,8 +26,8 @@ struct Tile {
     static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
     static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
     static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
-    static constexpr bool PARTED = N == 16;                      // columns may be of several pixels
-    static constexpr bool DIVIDES = sizeof(X) == 2 && N <= 128;  // wider ones would be too much code
+    static constexpr bool PARTED = N == 16;                // columns may be of several pixels
+    static constexpr bool DIVIDES = !TURNED && N <= 128;   // wider ones would be too much code
     static constexpr int W_CHUNKS = WGMMA ? 8 : B_CHUNKS;  // of them side by side
     static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + (TURNED ? N * 128 : K * B_CHUNKS * 16);
     static constexpr int SHARED_BYTES = M * 16 + STAGES * STAGE_BYTES;
@@ -372,18 +372,14 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
             finish<decltype(y), decltype(mul), decltype(divides)::value>(a, parts[i], slab, n0 + warp_n + i * TILES_N * 8, place_of);
         }
     };
+    if constexpr (T::DIVIDES) {
+        if (a.divides) return store_as(float{}, float{}, std::true_type{});
+    }
     if constexpr (sizeof(typename T::X) == 2) {
-        if constexpr (T::DIVIDES) {
-            if (a.divides) return store_as(float{}, float{}, std::true_type{});
-        }
-        if (a.y.half) {
-            store_as(__half{}, None{}, std::false_type{});
-        } else {
-            store_as(float{}, None{}, std::false_type{});
-        }
-    } else if (a.mul.half) {
-        store_as(float{}, __half{}, std::false_type{});
+        if (a.y.half) store_as(__half{}, None{}, std::false_type{});
+        else store_as(float{}, None{}, std::false_type{});
     } else {
-        store_as(float{}, float{}, std::false_type{});
+        if (a.mul.half) store_as(float{}, __half{}, std::false_type{});
+        else store_as(float{}, float{}, std::false_type{});
     }
 }
