@@ -302,13 +302,21 @@ def markdown(d):
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
+def without_places(value):
+    """The same without entries that say where something lay on the machine."""
+    if isinstance(value, dict):
+        kept = ((k, v) for k, v in value.items() if not (isinstance(v, str) and v.startswith("/")))
+        return {k: without_places(v) for k, v in kept}
+    return [without_places(v) for v in value] if isinstance(value, list) else value
+
+
 def write(out, d):
     """Writes what there is so far; the paths."""
     device = re.sub(r"[^a-z0-9]+", "-", d.get("gpu", {}).get("name", "cpu").lower()).strip("-")
     only = "".join(f"-{word}" for word in d["only"])
     stem = Path(out) / f"gpu-{device}-{d.get('date', 'undated')}{only}"
     paths = [stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.json")]
-    paths[1].write_text(json.dumps(d, indent=1))
+    paths[1].write_text(json.dumps(without_places(d), indent=1))
     paths[0].write_text(markdown(d))
     if fractions := per_kernel(d.get("kernels") or []):
         paths.append(Path(out) / f"kernels-{device}.json")
