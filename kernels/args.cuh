@@ -100,13 +100,13 @@ struct PerturbArgs {
 // With `divides`, mul is divided by the sum instead: y = scale · mul / (Σ_taps Σ_c … + bias[n] + add), kept finite as
 // `divisor` and `eps` say (backend::Divisor); mul, add and y are fp32 then.
 struct ConvArgs {
-    Value x;            // [count or count/lanes, xh, xw, xc]; fp16 in conv_f16_*, fp32 in conv_tf32_*
+    Value x;            // [count or count/lanes, xh, xw, xc]; fp32 in kernels of tf32, else fp16
     Value mul, add, y;  // shape of the result; mul and y fp16 or fp32, add of y's type
-    const __half* w;    // [tap_rows · tap_cols · xc, yc], yc contiguous
+    const __half* w;    // [tap_rows · tap_cols · xc, yc], yc contiguous; turned and fp32 in conv_wgmma_tf32*
     const float* bias;  // [yc] or null
     u32* bad;
     i32 xh, xw, xc;
-    i32 yh, yw, yc;
+    i32 yh, yw, yc;     // yc: columns of w, which are channels of y unless there are parts
     i32 ph, pw;
     i32 origin_y, origin_x, step_y, step_x;
     i32 stride_y, stride_x;

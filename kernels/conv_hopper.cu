@@ -18,8 +18,8 @@
 //     conv_wgmma_tf32_64x64_v4       64   64      128          66560               4      16 bytes  few tiles: more blocks
 //     conv_wgmma_tf32x2_128x64_v4   128   64      256         100352               4      16 bytes  exact
 //
-// All but conv_wgmma_f16_128x256_v8 divide. A block has one or two warpgroups, and every thread brings operands and starts
-// products: while the tensor cores read one stage by themselves, the next ones arrive.
+// Of these, conv_wgmma_f16_* up to 128 columns divide. A block has one or two warpgroups, and every thread brings operands
+// and starts products: while the tensor cores read one stage by themselves, the next ones arrive.
 // In tf32 the instructions want both operands along K, and would cut x off where it is to be rounded: so w is turned, and
 // x passes through registers. Two blocks on a multiprocessor take turns at that.
 // Bytes: at least 2·(x + w + y), in tf32 4·(x + w + y). FLOPs: 2·M·N·K; conv_wgmma_tf32x2_* spend twice as many.

@@ -16,8 +16,8 @@ struct Tile {
     static constexpr int THREADS = 32 * WARPS_M_ * WARPS_N_;
     static constexpr int WARP_M = M / WARPS_M_, WARP_N = N / WARPS_N_;  // sums of one warp
     static constexpr int A_CHUNKS = K * sizeof(X) / 16, B_CHUNKS = N / 8;  // 16-byte chunks in a row of A and of w
-    static constexpr bool PARTED = N == 16;                // columns may be of several pixels
-    static constexpr bool DIVIDES = !TURNED && N <= 128;   // wider ones would be too much code
+    static constexpr bool PARTED = N == 16;                             // columns may be of several pixels
+    static constexpr bool DIVIDES = SPLIT == 1 && !TURNED && N <= 128;  // more would be too much code
     static constexpr int W_CHUNKS = WGMMA ? 8 : B_CHUNKS;  // of them side by side
     static constexpr int A_BYTES = M * A_CHUNKS * 16, STAGE_BYTES = A_BYTES + (TURNED ? N * 128 : K * B_CHUNKS * 16);
     static constexpr int SHARED_BYTES = M * 16 + STAGES * STAGE_BYTES;

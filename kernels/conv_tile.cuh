@@ -6,7 +6,7 @@
 // makes one tile of M × N sums in separable parts: Gather and Weights (conv_operands.cuh) bring a step of K into shared
 // memory, `multiply` feeds the tensor cores from there, `finish` (epilogue.cuh) applies the epilogue on the way to memory.
 //
-// Every sum runs over k in ascending order in instructions of one shape, whichever tile it falls into. So results
+// Every sum runs over k in ascending order in instructions of one depth, whichever tile it falls into. So results
 // depend neither on the tile size nor on the number of samples.
 #pragma once
 
@@ -207,7 +207,8 @@ template <class T> DEVICE void convolve(const ConvArgs& a) {
         auto& parts = reinterpret_cast<float (&)[PARTS][T::WARP_M / 16][TILES_N][4]>(sum);
 #pragma unroll
         for (int i = 0; i < PARTS; i++) {
-            finish<decltype(y), decltype(mul), decltype(divides)::value>(a, parts[i], slab, n0 + warp_n + i * TILES_N * 8, place_of);
+            const i32 first = n0 + warp_n + i * TILES_N * 8;
+            finish<decltype(y), decltype(mul), decltype(divides)::value>(a, parts[i], slab, first, place_of);
         }
     };
     if constexpr (T::DIVIDES) {

@@ -53,8 +53,13 @@ template <typename V, int E> DEVICE Packed<V, E> rounded(const float (&v)[E]) {
 
 // One result, rounded at the same places whichever way it is stored. Whether it is divided is known when this is
 // compiled: these lines stand a hundred times in a kernel, whose code else outgrows the instruction cache.
-template <bool DIVIDES> DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add) {
-    if constexpr (DIVIDES) return a.scale * quotient(a.divisor, a.eps, mul, sum + bias + add);
+template <bool DIVIDES>
+DEVICE float result_of(const ConvArgs& a, float sum, float mul, float bias, float add, bool& bad) {
+    if constexpr (DIVIDES) {
+        const float by = sum + bias + add;
+        bad |= is_bad(by);  // what it divides would be 0
+        return a.scale * quotient(a.divisor, a.eps, mul, by);
+    }
     const float v = fmaf(sum, mul, bias) + add;
     return a.relu ? rectify(v) : v;
 }
@@ -119,7 +124,7 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
 #pragma unroll
                 for (int e = 0; e < E; e++) {
                     const float factor = has_mul ? to_float(mul[pass].v[e]) : 1.0f;
-                    v[e] = result_of<DIVIDES>(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]));
+                    v[e] = result_of<DIVIDES>(a, from.v[e], factor, bias[e], to_float(add[pass].v[e]), bad);
                     bad |= !(fabsf(v[e]) < LIMIT);
                 }
                 *reinterpret_cast<Packed<Y, E>*>(static_cast<Y*>(a.y.data) + element(a.y, p)) = rounded<Y, E>(v);
@@ -132,7 +137,8 @@ DEVICE void finish(const ConvArgs& a, float (&sum)[TILES_M][TILES_N][4], float* 
                 if (!p.valid || c >= a.yc) continue;
                 const float mul_c = has_mul ? load(a.mul, element(a.mul, p)) : 1.0f;
                 const float add_c = a.add.data ? load(a.add, element(a.add, p)) : 0.0f;
-                const float v = result_of<DIVIDES>(a, slab[j / N * PITCH + j % N], mul_c, a.bias ? a.bias[c] : 0.0f, add_c);
+                const float sum_c = slab[j / N * PITCH + j % N], bias_c = a.bias ? a.bias[c] : 0.0f;
+                const float v = result_of<DIVIDES>(a, sum_c, mul_c, bias_c, add_c, bad);
                 store(a.y, element(a.y, p), v, a.bad);
             }
         }

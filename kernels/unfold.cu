@@ -4,7 +4,7 @@
 //     row i = rows[r].index[i], column j = cols[s].index[j]
 //
 // Shapes: image [image_h, image_w, 3] bytes, dense; y [count, sh, sw, channels] fp16, channels beyond the third are 0.
-// Patch first + b has the rows of its grid row and the columns of its grid column; taps ascend along both.
+// Patch first + b has the rows of its grid row and the columns of its grid column.
 // Launch: 256 threads, grid (ceil(sw / 64), ceil(sh / 16), count): a block makes 16 × 64 pixels of a patch. It first
 // goes down the columns that its pixels read, into shared memory, then across. Where these columns do not fit, for
 // patches are scaled down or pixels of several are laid side by side, each pixel goes down its own four, with the same
@@ -16,7 +16,7 @@
 #include "reduce.cuh"
 
 constexpr u32 THREADS = 256, ROWS = 16, COLS = 64;
-// Columns that a tile reads unless patches are scaled down: the taps of its pixels lie at most one column apart.
+// Columns that a tile of one patch reads unless it is scaled down: the taps of its pixels lie at most one column apart.
 constexpr u32 SPAN = COLS + 3;
 
 typedef float Levels[3][256];

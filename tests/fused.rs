@@ -18,11 +18,13 @@ struct Bench<'a, B: Backend> {
     rig: &'a dyn Fn(&Arc<Graph>) -> Rig<B>,
     graph: Arc<Graph>,
     lanes: usize,
+    /// Type of the first operand.
+    first: Dtype,
 }
 
 impl<B: Backend> Bench<'_, B> {
-    /// Runs what `write` makes of the operands, each with its lanes and bytes, and of places for results. With `in_place`
-    /// the first result lies where the last operand does.
+    /// Runs what `write` makes of the operands, each with its lanes and the bytes of `f32` values, and of places for results.
+    /// With `in_place` the first result lies where the last operand does.
     fn run(
         &self,
         operands: &[(usize, &[u8])],
@@ -31,11 +33,15 @@ impl<B: Backend> Bench<'_, B> {
         write: impl Fn(&[Slot], &[Slot]) -> Instr<Slot>,
     ) -> Vec<Vec<u8>> {
         let mut rig = (self.rig)(&self.graph);
-        let slot = |(lanes, bytes): &(usize, &[u8])| {
+        let slot = |(i, (lanes, bytes)): (usize, &(usize, &[u8]))| {
             let len = bytes.len() / (SAMPLES * lanes * Dtype::F32.bytes());
-            rig.slot(len, *lanes, Dtype::F32, Scope::Batch, bytes.to_vec())
+            let (dtype, bytes) = match self.first {
+                Dtype::F16 if i == 0 => (Dtype::F16, halves(bytes)),
+                _ => (Dtype::F32, bytes.to_vec()),
+            };
+            rig.slot(len, *lanes, dtype, Scope::Batch, bytes)
         };
-        let operands: Vec<Slot> = operands.iter().map(slot).collect();
+        let operands: Vec<Slot> = operands.iter().enumerate().map(slot).collect();
         let mut y: Vec<Slot> =
             (0..results).map(|_| rig.result(len, self.lanes, Dtype::F32, Scope::Batch, SAMPLES)).collect();
         if let (true, Some(last)) = (in_place, operands.last()) {
@@ -45,10 +51,22 @@ impl<B: Backend> Bench<'_, B> {
     }
 }
 
-/// A quotient of a convolution is the convolution and then the quotient.
-fn quotients<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, (h, w, c, o): (usize, usize, usize, usize), win: Window) {
+/// Values of `f32` in 16 bits.
+fn halves(bytes: &[u8]) -> Vec<u8> {
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+    values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()
+}
+
+/// A quotient of a convolution, whose input is of some type, is the convolution and then the quotient.
+fn quotients<B: Backend>(
+    rig: &dyn Fn(&Arc<Graph>) -> Rig<B>,
+    first: Dtype,
+    (h, w, c, o): (usize, usize, usize, usize),
+    win: Window,
+) {
     let graph = layer(c, o, Some(win.kernel)).0;
-    let bench = Bench { rig, graph, lanes: 1 };
+    let bench = Bench { rig, graph: graph.clone(), lanes: 1, first };
+    let after = Bench { rig, graph, lanes: 1, first: Dtype::F32 };
     let g =
         ConvGeom { window: same(&win), x: Shape::new(h, w, c), y: Shape::new(win.results(h, 0), win.results(w, 1), o) };
     let len = g.y.len();
@@ -61,7 +79,7 @@ fn quotients<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, (h, w, c, o): (usi
         let sum = |o: &[Slot], y: &[Slot]| Instr::Conv { g, w, bias, x: o[0], add: term_of(o), relu: false, y: y[0] };
         let z = bench.run(&[(1, &x), (1, &term)], (1, len), in_place, sum).remove(0);
         let quotient = |o: &[Slot], y: &[Slot]| Instr::Divide { r: o[0], z: o[1], z2: None, by, scale, y: y[0] };
-        let expected = bench.run(&[(1, &r), (1, &z)], (1, len), false, quotient);
+        let expected = after.run(&[(1, &r), (1, &z)], (1, len), false, quotient);
         let both = |o: &[Slot], y: &[Slot]| Instr::Quotient {
             g,
             w,
@@ -74,13 +92,13 @@ fn quotients<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, (h, w, c, o): (usi
             y: y[0],
         };
         let found = bench.run(&[(1, &x), (1, &r), (1, &term)], (1, len), in_place, both);
-        assert!(found == expected, "{by:?} of a convolution, {g:?}, add {add:?}");
+        assert!(found == expected, "{by:?} of a convolution of {first:?}, {g:?}, add {add:?}");
     }
 }
 
 /// A split of a sum is a quotient and two products; terms are such that their sum less one of them is the other.
 fn splits<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, lanes: usize, len: usize) {
-    let bench = Bench { rig, graph: no_layer(), lanes };
+    let bench = Bench { rig, graph: no_layer(), lanes, first: Dtype::F32 };
     let [a, b] =
         [1, 2].map(|seed| Operand::random(seed, 1, len).map(|v| (4.0 * v).round() / 4.0 + 0.0).bytes(0..SAMPLES));
     let numbers = |bytes: &[u8]| -> Vec<f32> { bytemuck::pod_collect_to_vec(bytes) };
@@ -106,10 +124,14 @@ fn splits<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, lanes: usize, len: us
     }
 }
 
-fn check<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>) {
-    quotients(rig, (9, 7, 5, 6), window([3, 3], 2, [1, 1]));
-    quotients(rig, (13, 11, 7, 40), window([1, 1], 1, [0, 0]));
-    quotients(rig, (30, 30, 16, 32), window([3, 3], 1, [1, 1]));
+/// `types`: those in which the backend takes the input of a convolution.
+fn check<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>, types: &[Dtype]) {
+    for first in types {
+        quotients(rig, *first, (9, 7, 5, 6), window([3, 3], 2, [1, 1]));
+        quotients(rig, *first, (13, 11, 7, 40), window([1, 1], 1, [0, 0]));
+        quotients(rig, *first, (30, 30, 16, 32), window([3, 3], 1, [1, 1]));
+        quotients(rig, *first, (20, 20, 16, 160), window([3, 3], 1, [1, 1]));
+    }
     for lanes in [1, 3] {
         splits(rig, lanes, 35);
         splits(rig, lanes, 3 * 16384 + 5);
@@ -118,9 +140,9 @@ fn check<B: Backend>(rig: &dyn Fn(&Arc<Graph>) -> Rig<B>) {
 
 #[test]
 fn the_same_bits_as_one_after_the_other() {
-    check(&|graph| Rig::new(graph, 2));
+    check(&|graph| Rig::new(graph, 2), &[Dtype::F32]);
     #[cfg(feature = "cuda")]
     if common::cuda::device().is_some() {
-        check(&|graph| Rig::on(common::cuda::backend(graph).expect("it was there")));
+        check(&|graph| Rig::on(common::cuda::backend(graph).expect("it was there")), &[Dtype::F32, Dtype::F16]);
     }
 }

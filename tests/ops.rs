@@ -82,6 +82,11 @@ fn convolutions_of_all_windows() {
         (8, 8, 4, 4, window([3, 3], 2, [1, 1])),
         (7, 6, 4, 8, window([1, 1], 2, [0, 0])),
         (7, 6, 4, 8, Window { kernel: [2, 3], stride: [1, 4], pad: [0, 1] }),
+        (7, 6, 4, 8, Window { kernel: [3, 3], stride: [1, 2], pad: [1, 1] }),
+        // Many channels, and whole vectors of them on either side.
+        (6, 7, 40, 68, window([3, 3], 1, [1, 1])),
+        (9, 8, 36, 132, window([3, 3], 2, [1, 1])),
+        (13, 11, 136, 12, window([1, 1], 1, [0, 0])),
         (7, 7, 5, 4, window([7, 7], 1, [0, 0])),
         (9, 8, 3, 4, window([1, 7], 1, [0, 3])),
         (8, 9, 4, 3, window([7, 1], 2, [3, 0])),

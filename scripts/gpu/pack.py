@@ -11,7 +11,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from run import Settings
+from run import DRY, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "target" / "gpu-check"
@@ -71,10 +71,11 @@ def build(cuda):
 
 
 def uses_device(name, path):
-    """Whether a program has tests that are run on the device."""
+    """Whether a program has tests that are run on the device, or by a dry run."""
     done = subprocess.run([path, "--list", "--format", "terse"], stdout=subprocess.PIPE, text=True, check=True)
     names = [line.removesuffix(": test") for line in done.stdout.splitlines() if line.endswith(": test")]
-    return any(re.search(Settings.tests, f"{name}::{test}") for test in names)
+    wanted = re.compile(f"{Settings.tests}|{DRY.tests}")
+    return any(wanted.search(f"{name}::{test}") for test in names)
 
 
 def stage(built, folder):

@@ -40,7 +40,7 @@ class Settings:
     frames: int = 200
     peer_frames: int = 60
     batches: tuple = (4, 6, 9, 12, 18, 36)
-    tests: str = r"^(cuda|ops|layers|instructions|fused|heads)::|cuda|gpu"
+    tests: str = r"^(cuda|ops|layers|instructions|fused|heads)::|^averaged::inputs|cuda|gpu"
     small: str = r"^cuda::(patches|pixels|folded)|^fused::|^ops::(linear|.*windows)|^layers::.*pool"
 
     @property

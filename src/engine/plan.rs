@@ -165,10 +165,11 @@ impl<B: Backend> Plan<B> {
     pub fn new(network: &Network, request: &Request, backend: &mut B) -> Result<Self> {
         let lay_out = |sharing, at_once| Layout::new(network, request, backend.storage(), sharing, at_once);
         // Several inputs at once are a matter of speed, as batches are.
-        let mut at_once = MOST_FACTORS;
+        let mut at_once = if request.classes == 1 { MOST_FACTORS } else { 1 };
         let mut layout = lay_out(request.sharing, at_once)?;
-        while at_once > 1 && layout.whole_bytes as u64 > request.most(0) {
-            at_once /= 2;
+        let mut before = usize::MAX;
+        while at_once > 1 && layout.whole_bytes as u64 > request.most(0) && layout.whole_bytes < before {
+            (at_once, before) = (at_once / 2, layout.whole_bytes);
             layout = lay_out(request.sharing, at_once)?;
         }
         if layout.mosaic.is_some() && layout.bytes as u64 > request.memory {

@@ -145,7 +145,7 @@ pub(super) fn choose(
     divides: bool,
     limits: Limits,
 ) -> (Kernel<ConvArgs>, usize) {
-    /// Wider tiles do not divide.
+    /// Wider tiles do not divide: `Tile::DIVIDES` in `kernels/conv_operands.cuh`.
     const WIDE: usize = 128;
     /// So that times are whole numbers that differ where rates do.
     const RATES: usize = 1000;

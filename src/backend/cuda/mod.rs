@@ -9,7 +9,7 @@
 //! looks for the node.
 //!
 //! Bits do not depend on chunk or run: each sum runs in one order that the layer's shape fixes, no kernel adds
-//! atomically, and cuBLASLt's algorithm is chosen per layer, without splitting sums.
+//! atomically, and cuBLASLt's algorithm is chosen per layer and number of samples of a program, without splitting sums.
 
 pub mod args;
 mod ceilings;
@@ -115,8 +115,9 @@ impl Cuda {
     /// # Errors
     /// When the device fails.
     pub fn free_memory(&self) -> Result<u64> {
-        // Both ways, the way down in 32 bits.
-        let each = (size_of::<half::f16>() + size_of::<f32>()) as u64;
+        // Both ways; the way down in 32 bits where warpgroups multiply.
+        let down = if self.limits.wgmma { size_of::<f32>() } else { size_of::<half::f16>() };
+        let each = (size_of::<half::f16>() + down) as u64;
         let params = self.graph.params().iter().map(|p| p.len() as u64 * each);
         Ok((self.handle.free_memory()? / 10 * 9).saturating_sub(params.sum()))
     }

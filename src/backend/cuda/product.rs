@@ -44,7 +44,7 @@ pub(super) fn is_plain(g: &ConvGeom) -> bool {
 
 /// The matrix product that a layer is, where cuBLASLt can load its rows in whole vectors and nothing is divided.
 ///
-/// `samples`: of all batches.
+/// `samples`: of all batches. Lanes do not count: how many inputs run at once depends on the memory.
 ///
 /// The library's rectifier turns what is no number into 0 and tells nobody of overflows. Convolutions lie between own
 /// kernels, which see infinities; chains of linear layers (`linear`) do not, so they are rectified by an own kernel.
