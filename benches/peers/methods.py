@@ -134,7 +134,9 @@ def main():
                 results = everything[f"{network}/{method}/{job}"] = measured(o, network, method, grid, peer, o.rounds)
                 rows[job][method] = row(f"`{method}`" + (f", {grid}×{grid}" if grid and method in HEAVY else ""), results, parameters)
                 others += sum((r["others"] for r in results.values()), [])
-            write(o.out, "methods", "methods.py", network, block(o, rows, trials, notes, others))
+            # Some methods alone do not replace the block of all.
+            name = f"{network}: {', '.join(o.methods)}" if o.methods else network
+            write(o.out, "methods", "methods.py", name, block(o, rows, trials, notes, others))
             if o.samples_out:
                 o.samples_out.write_text(json.dumps(everything, indent=1))
 
