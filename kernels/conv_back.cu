@@ -4,9 +4,8 @@
 //
 // x [count or count/lanes, xh, xw, xc] fp32 (gradients, relevance); w [tap_rows·tap_cols·xc, yc] fp16, the phase's
 // matrix; y and add [count, yh, yw, yc] fp32; mul of that shape, fp16 or fp32 (mul.half). mul and add may be null and
-// may have one lane, add may be y. bias, relu and `divides` work as in conv.cu, but not with
-// several parts. A phase without taps, where the stride exceeds the
-// kernel, gives add. How: conv_tile.cuh.
+// may have one lane, add may be y. bias, relu and `divides` work as in conv.cu, but not with several parts. A phase
+// without taps, where the stride exceeds the kernel, gives add. How: conv_tile.cuh.
 //
 // Where the result has few channels, one launch of conv_tf32_128x16_v4 serves all phases, for they read nearly the same
 // pixels: w has a column for each channel of each of part_rows × part_cols neighbouring pixels of y, the first of which

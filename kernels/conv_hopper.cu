@@ -23,7 +23,7 @@
 // In tf32 the instructions want both operands along K, and would cut x off where it is to be rounded: so w is turned, and
 // x passes through registers. Two blocks on a multiprocessor take turns at that.
 // Bytes: at least 2·(x + w + y), in tf32 4·(x + w + y). FLOPs: 2·M·N·K; conv_wgmma_tf32x2_* spend twice as many.
-// Numbers: as in conv.cu and conv_back.cu, whose kernels gave the same bits on an H100.
+// Numbers: as in conv.cu and conv_back.cu; fp16 and tf32 in one part gave the bits of their kernels on an H100.
 // CPU twin: src/backend/cpu/gathered.rs. Test: tests/ops.rs.
 #include "conv_tile.cuh"
 

@@ -61,7 +61,7 @@ pub fn product(instr: &Instr<Slot>, samples: usize, limits: Limits) -> Option<&'
         },
         Instr::ConvBack { g, exact, .. } => {
             if conv::is_narrow(g, *exact) {
-                return Some(conv::NARROW.0.name);
+                return Some(conv::NARROW.name);
             }
             let phase = &taps::phases(g, Direction::Backward)[0];
             choose(Read::back(*exact, g.y.c, g.x.c, limits), phase.h * phase.w, g.y.c, g.x.c)

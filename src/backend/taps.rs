@@ -139,26 +139,25 @@ pub(crate) fn pack_merged(param: &Param, g: &ConvGeom, w: WeightRef) -> Vec<f32>
         for output in 0..g.y.c {
             for (y, x) in row.iter().flat_map(|y| col.iter().map(move |x| (y, x))) {
                 let tap = y.zip(*x).map(|(y, x)| y * g.window.kernel[1] + x);
-                let value = |input: usize| match tap {
-                    Some(tap) if input < param.inputs => w.of(param, output, param.tap(tap, input, output)),
-                    _ => 0.0,
-                };
-                packed.extend((0..g.x.c).map(value));
+                packed.extend((0..g.x.c).map(|input| tap.map_or(0.0, |tap| element(param, w, tap, input, output))));
             }
         }
     }
     packed
 }
 
-/// The matrices of all phases, one after the other. Source or result channels beyond the parameter's own, which a
-/// backend may have added to the network's input, get zeros.
+/// A view's element; 0 for input channels beyond the parameter's own, which a backend may have added to the network's
+/// input.
+#[cfg(feature = "cuda")]
+fn element(param: &Param, w: WeightRef, tap: usize, input: usize, output: usize) -> f32 {
+    if input < param.inputs { w.of(param, output, param.tap(tap, input, output)) } else { 0.0 }
+}
+
+/// The matrices of all phases, one after the other.
 #[cfg(feature = "cuda")]
 pub(crate) fn pack(param: &Param, g: &ConvGeom, w: WeightRef, direction: Direction) -> Vec<f32> {
     let mut packed = Vec::with_capacity(param.kernel[0] * param.kernel[1] * g.x.c * g.y.c);
-    let view = |tap: usize, input: usize, output: usize| match input < param.inputs {
-        true => w.of(param, output, param.tap(tap, input, output)),
-        false => 0.0,
-    };
+    let view = |tap: usize, input: usize, output: usize| element(param, w, tap, input, output);
     for tap in phases(g, direction).iter().flat_map(|phase| &phase.positions) {
         match direction {
             Direction::Forward => {

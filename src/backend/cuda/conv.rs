@@ -74,6 +74,15 @@ impl Tile {
     pub fn runs_on(&self, limits: Limits) -> bool {
         self.shared <= limits.shared && (limits.wgmma || !self.read.is_wgmma())
     }
+
+    /// Its kernel, and the number of blocks for so many pixels of so many channels.
+    pub fn launch(&self, pixels: usize, result: usize) -> (Kernel<ConvArgs>, usize) {
+        (Kernel::with_shared(self.name, self.threads, self.shared), self.blocks(pixels, result))
+    }
+
+    fn blocks(&self, pixels: usize, result: usize) -> usize {
+        pixels.div_ceil(self.m) * result.div_ceil(self.n)
+    }
 }
 
 /// All of them; of equal ones the first is taken.
@@ -95,20 +104,20 @@ pub(super) const TILES: &[Tile] = &[
     tile("conv_tf32_128x128_v4", [128, 128], 128, 51_200, 4, Read::Tf32, 145),
     tile("conv_tf32_128x64_v4", [128, 64], 128, 43_008, 4, Read::Tf32, 121),
     tile("conv_tf32_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32, 132),
-    tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, Read::Tf32, 50),
+    NARROW,
     tile("conv_tf32_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32, 30),
     tile("conv_tf32x2_64x64_v4", [64, 64], 128, 50_176, 4, Read::Tf32Twice, 70),
     tile("conv_tf32x2_64x64_v1", [64, 64], 128, 37_888, 1, Read::Tf32Twice, 15),
 ];
 
-/// The kernel that makes all phases of an input-gradient at once, where the result has few channels: see
-/// `kernels/conv_back.cu`. Number of its pixels a tile.
-pub(super) const NARROW: (Kernel<ConvArgs>, usize) = (Kernel::with_shared("conv_tf32_128x16_v4", 128, 54_272), 128);
+/// The one that makes all phases of an input-gradient at once, where the result has few channels: see
+/// `kernels/conv_back.cu`.
+pub(super) const NARROW: Tile = tile("conv_tf32_128x16_v4", [128, 16], 128, 54_272, 4, Read::Tf32, 50);
 
-/// Whether that kernel serves an input-gradient.
+/// Whether it makes all phases of this one.
 pub(super) fn is_narrow(g: &ConvGeom, exact: bool) -> bool {
     let parts = g.window.stride[0] * g.window.stride[1];
-    parts > 1 && !exact && g.x.c.is_multiple_of(4) && g.y.c.is_multiple_of(4) && parts * g.x.c <= 16
+    parts > 1 && !exact && g.x.c.is_multiple_of(4) && g.y.c.is_multiple_of(4) && parts * g.x.c <= NARROW.n
 }
 
 /// The 7×7 kernel for a network's first layer, see `kernels/stem.cu`.
@@ -154,12 +163,11 @@ pub(super) fn choose(
     let read = if read == Read::F16 && whole { Read::F16Wgmma } else { read };
     let kind = || TILES.iter().filter(|t| t.read == read && t.runs_on(limits) && (!divides || t.n <= WIDE));
     let width = kind().map(|t| t.source).filter(|n| source.is_multiple_of(*n)).max();
-    let blocks = |t: &Tile| pixels.div_ceil(t.m) * result.div_ceil(t.n);
     // What the multiprocessor with most tiles has to do.
-    let time = |t: &&Tile| (blocks(t).div_ceil(limits.multiprocessors) * t.m * t.n * RATES) / t.rate;
+    let time = |t: &&Tile| (t.blocks(pixels, result).div_ceil(limits.multiprocessors) * t.m * t.n * RATES) / t.rate;
     let tile = kind().filter(|t| Some(t.source) == width).min_by_key(time);
     let tile = tile.unwrap_or_else(|| unreachable!("some tile takes any number of channels"));
-    (Kernel::with_shared(tile.name, tile.threads, tile.shared), blocks(tile))
+    tile.launch(pixels, result)
 }
 
 /// Arguments of one phase; the caller fills in what is not geometry.

@@ -178,8 +178,8 @@ impl Cuda {
         let [part_rows, part_cols] = g.window.stride.map(|n| n as i32);
         let args = self.back_args(back, &phase, weight, count);
         let args = ConvArgs { part_rows, part_cols, yc: args.yc * part_rows * part_cols, ..args };
-        let (kernel, pixels) = conv::NARROW;
-        self.launch(&kernel, [(count * phase.h * phase.w).div_ceil(pixels), 1, 1], &args)
+        let (kernel, blocks) = conv::NARROW.launch(count * phase.h * phase.w, args.yc as usize);
+        self.launch(&kernel, [blocks, 1, 1], &args)
     }
 
     /// One phase of an input-gradient.
